@@ -22,7 +22,7 @@ class GraftError(Exception):
 
 
 class FailedTrial(GraftError):
-    """This trial cannot give a result; record it and go on with the next one.
+    """A trial cannot give a result; record it and go on with the next one.
 
     Args:
         message: What happened, for the user.

@@ -1,0 +1,68 @@
+# Graft. `make help` lists what can be made.
+# Needs only python3 with venv, and make. GPU=1 installs TensorFlow with CUDA.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := requirements$(if $(GPU),-gpu,).lock
+# The kind of installation is part of the stamp's name, so that changing GPU= installs anew.
+STAMP := $(VENV)/.installed$(if $(GPU),-gpu,)
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+
+.PHONY: help setup sweep train test lint format bench ui tensorboard compare experiment clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Install into .venv from the lock; quick when nothing changed
+
+$(STAMP): $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+	  || { echo "Graft needs Python 3.11 to 3.13; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement $(LOCK)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@rm -f $(VENV)/.installed*; touch $@
+
+sweep: setup ## The main job: transfer against fine-tuning, then the comparison
+	$(RUN) python train.py -m trainable=true,false
+	@$(RUN) graft compare
+
+train: setup ## One run; ARGS='trainable=true epochs=5' sets keys
+	$(RUN) python train.py $(ARGS)
+
+experiment: setup ## Run experiments/NAME.yaml: make experiment NAME=dropout
+	@test -n "$(NAME)" || { echo "Which one? make experiment NAME=$$(cd experiments && ls *.yaml | sed 's/\.yaml//' | paste -sd'|')"; exit 2; }
+	$(RUN) python train.py experiments=$(NAME) $(ARGS)
+	@$(RUN) graft compare
+
+compare: setup ## Compare the trials of the latest sweep, or of SWEEP=
+	@$(RUN) graft compare $(SWEEP)
+
+ui: setup ## MLflow's pages on http://127.0.0.1:5000
+	$(RUN) mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port 5000
+
+tensorboard: setup ## TensorBoard over all runs on http://127.0.0.1:6006
+	$(RUN) tensorboard --logdir mlruns --host 127.0.0.1 --port 6006
+
+test: setup lint ## Lint, types, import rules and the whole test suite
+	$(RUN) python -m pytest $(ARGS)
+
+lint: setup ## Style, types and import rules
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(RUN) lint-imports --no-cache
+
+format: setup ## Rewrite the code in the project's style
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
+
+bench: setup ## The benchmarks of a few minutes
+	$(RUN) python -m benchmarks
+
+clean: ## Remove .venv and every cache; what you recorded in mlruns stays
+	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .hypothesis mlruns/cache
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

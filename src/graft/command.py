@@ -1,0 +1,147 @@
+"""How `train.py` ends: the exit status, and a few lines on stderr in place of a traceback.
+
+0 done; 1 a run or some trial failed; 2 the configuration is wrong, nothing was started; 3 a verified rerun
+diverged; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from graft.config import did_you_mean, nearest
+from graft.errors import STATUS_CONFIG, STATUS_INTERRUPTED, GraftError
+
+
+@contextmanager
+def exit_statuses(config_dir: Path) -> Iterator[None]:
+    """Ends the process with the status that an exception stands for.
+
+    Args:
+        config_dir: The application's configuration folder, where the nearest right names come from.
+    """
+    try:
+        yield
+    except GraftError as error:
+        _stop(error.status, str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        _stop(STATUS_CONFIG, "\n".join(_composition_problems(error, sys.argv[1:], config_dir)))
+    except KeyboardInterrupt:
+        _stop(STATUS_INTERRUPTED, "Interrupted")
+
+
+def _stop(status: int, text: str) -> None:
+    print(text, file=sys.stderr)
+    raise SystemExit(status)
+
+
+def _composition_problems(error: Exception, argv: Sequence[str], config_dir: Path) -> list[str]:
+    """Everything that is wrong with the overrides, not only what Hydra stumbled over first.
+
+    Composes again and again, each time without the override that the last failure named.
+    """
+    args = get_args_parser().parse_args(list(argv))
+    if "requires --multirun" in str(error):
+        several = [o for o in args.overrides if o in str(error).replace("'", "")] or args.overrides
+        command = " ".join(["python train.py -m", *args.overrides])
+        return [f"{' '.join(several)}: several values make a sweep, and a sweep needs -m: {command}"]
+    try:
+        overrides = [_one_value(override) for override in OverridesParser.create().parse_overrides(args.overrides)]
+    except HydraException as unreadable:
+        return [_first_lines(unreadable)]
+    problems: list[str] = []
+    while True:
+        composed, failure = _compose(args.config_name or "config", overrides, config_dir)
+        if failure is None:
+            break
+        at_fault = _at_fault(failure, overrides)
+        if at_fault is None:
+            return [*problems, _first_lines(failure)]
+        overrides.remove(at_fault)
+        problems.append(_describe(failure, at_fault))
+    names = [*_dotted(composed), *(folder.name for folder in config_dir.iterdir() if folder.is_dir())]
+    return [problem + _near(problem, names) for problem in problems] or [_first_lines(error)]
+
+
+def _compose(name: str, overrides: list[str], config_dir: Path) -> tuple[DictConfig, Exception | None]:
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_dir), version_base="1.3"):
+            return compose(name, overrides=overrides), None
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        return OmegaConf.create(), error
+
+
+def _one_value(override: Override) -> str:
+    """The override as text, a sweep reduced to its first value: only its key can fail to compose."""
+    assert override.input_line is not None
+    if not override.is_sweep_override():
+        return override.input_line
+    sweep: Any = override.value()
+    first = next(override.sweep_string_iterator()) if isinstance(sweep, ChoiceSweep) else "0"
+    return f"{override.get_key_element()}={first}"
+
+
+def _at_fault(failure: Exception, overrides: list[str]) -> str | None:
+    """The override that a composition error is about."""
+    if isinstance(failure, MissingConfigException) and failure.missing_cfg_file:
+        group, _, option = failure.missing_cfg_file.rpartition("/")
+        suspects = [
+            o for o in overrides if o.lstrip("+").split("=")[0].split("@")[0] == group and o.endswith(f"={option}")
+        ]
+        return suspects[-1] if suspects else None
+    named = re.search(r"Could not (?:override|append to|delete from config)[^']*'([^']+)'", str(failure))
+    if named is None:
+        return None
+    key = named.group(1).split("=")[0].lstrip("+~")
+    return next((o for o in reversed(overrides) if re.split("[=@]", o.lstrip("+~"))[0] == key), None)
+
+
+def _describe(failure: Exception, override: str) -> str:
+    key, _, value = override.lstrip("+~").partition("=")
+    if isinstance(failure, MissingConfigException):
+        options = [option for option in failure.options or [] if "/" not in option]
+        return f"{override}: allowed are {', '.join(options) or 'none'}{did_you_mean(value, options)}"
+    if "not in struct" in str(failure) or "No match in the defaults list" in str(failure):
+        return f"{key}={value}: there is no such key"
+    assert isinstance(failure, ConfigCompositionException | OmegaConfBaseException | ValueError)
+    return f"{override}: {_first_lines(failure)}"
+
+
+def _near(problem: str, names: Sequence[str]) -> str:
+    """The nearest right name for a key that does not exist: the whole dotted key, or its last part elsewhere."""
+    if not problem.endswith("there is no such key"):
+        return ""
+    key = problem.split("=")[0]
+    if nearest(key, names):
+        return did_you_mean(key, names)
+    by_leaf = {name.rsplit(".", 1)[-1]: name for name in names}
+    leaf = nearest(key.rsplit(".", 1)[-1], by_leaf)
+    return f"; did you mean {by_leaf[leaf]}?" if leaf else ""
+
+
+def _dotted(config: DictConfig, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for key in config:
+        node = config._get_node(key)
+        keys.append(f"{prefix}{key!s}")
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+            keys += _dotted(node, f"{prefix}{key!s}.")
+    return keys
+
+
+def _first_lines(error: Exception) -> str:
+    return "\n".join(line for line in str(error).strip().splitlines()[:3] if line.strip())

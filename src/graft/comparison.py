@@ -1,0 +1,247 @@
+"""Comparing the trials of a sweep: transfer against fine-tuning first, then every trial, best first."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from urllib.parse import quote
+
+from mlflow.entities import Run
+from rich.console import Console
+from rich.table import Table
+
+from graft.config import TrackingConfig
+from graft.errors import FatalError
+from graft.loop.result import History, typical_epoch_seconds
+from graft.tracking.mlflow_store import Store, open_store
+
+UI = "http://127.0.0.1:5000"  # where `make ui` serves
+SHOWN = 20  # trials in the printed table; --json has all
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial as the record has it. Accuracies go from 0 to 1; what was not recorded is None."""
+
+    number: int
+    run_id: str
+    name: str
+    state: str
+    failure: str | None
+    overrides: str
+    params: dict[str, str]
+    best_val_accuracy: float | None
+    test_accuracy: float | None
+    overfit_gap: float | None
+    epoch_seconds: float | None
+    trainable_parameters: int | None
+    checkpoint: str | None
+
+
+@dataclass(frozen=True)
+class Side:
+    """The trials with a frozen backbone, or those that fine-tune it: medians over them.
+
+    `epoch_seconds` is the median epoch of training and validation, without the first, which also traces.
+    """
+
+    kind: str
+    trials: int
+    best_val_accuracy: float
+    test_accuracy: float
+    test_accuracy_range: tuple[float, float]
+    overfit_gap: float
+    epoch_seconds: float
+    trainable_parameters: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A sweep, ready to be printed."""
+
+    sweep: str
+    parent_run_id: str
+    experiment_id: str
+    trials: tuple[TrialRow, ...]
+    sides: tuple[Side, ...]
+
+    @property
+    def slow_down(self) -> float | None:
+        """How many times longer an epoch of fine-tuning takes; None without both kinds of trial."""
+        if len(self.sides) < 2:
+            return None
+        frozen, finetuned = self.sides
+        return finetuned.epoch_seconds / frozen.epoch_seconds
+
+
+def compare(tracking: TrackingConfig, sweep: str | None) -> Comparison:
+    """Reads a sweep back from MLflow.
+
+    Args:
+        tracking: Which store and experiment.
+        sweep: A study name or the id of a parent run; None takes the latest sweep.
+
+    Raises:
+        FatalError: if there is no such sweep; the text names the latest ones.
+    """
+    store = open_store(tracking, create=False)
+    parents = store.find(kind="sweep")
+    parent = next((run for run in parents if sweep in (None, run.info.run_id, run.data.tags["graft.sweep"])), None)
+    if parent is None:
+        known = ", ".join(run.data.tags["graft.sweep"] for run in parents[:5])
+        raise FatalError(
+            f"There is no sweep {sweep}; the latest are: {known}" if parents else "There is no sweep yet: make sweep"
+        )
+    name = parent.data.tags["graft.sweep"]
+    runs = sorted(store.find(kind="trial", sweep=name), key=lambda run: int(run.data.tags["graft.trial"]))
+    trials = tuple(_row(store, run) for run in runs)
+    sides = tuple(side for trainable in (False, True) if (side := _side(trials, trainable)))
+    return Comparison(name, parent.info.run_id, store.experiment_id, trials, sides)
+
+
+def as_json(comparison: Comparison) -> dict[str, object]:
+    """Everything that `show` prints and more, as plain data."""
+    return {**asdict(comparison), "slow_down": comparison.slow_down}
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """Prints the tables, and where to look next."""
+    if len(comparison.sides) == 2:
+        console.print(_sides_table(comparison.sides))
+        console.print(_verdict(comparison), highlight=False)
+    if len(comparison.sides) < 2 or len(comparison.trials) > 2:
+        console.print(_trials_table(comparison.trials))
+    for failed in (trial for trial in comparison.trials if trial.state == "failed"):
+        console.print(f"Trial {failed.number} failed ({failed.failure}): {failed.name}", highlight=False)
+    if best := _best(comparison.trials):
+        console.print(f"\nBest       trial {best.number}: {best.name}", highlight=False)
+        console.print(f"Again      python train.py {best.overrides}".rstrip(), highlight=False, soft_wrap=True)
+        console.print(f"Checkpoint {best.checkpoint}", highlight=False, soft_wrap=True)
+    console.print(f"Curves     make ui, then {_compare_page(comparison)}", highlight=False, soft_wrap=True)
+
+
+def _row(store: Store, run: Run) -> TrialRow:
+    metrics, tags = run.data.metrics, run.data.tags
+    epochs = store.client.get_metric_history(run.info.run_id, "epoch_seconds") if "epoch_seconds" in metrics else []
+    history: History = [{"epoch_seconds": metric.value} for metric in sorted(epochs, key=lambda metric: metric.step)]
+    has_checkpoint = "best_val_accuracy" in metrics
+    return TrialRow(
+        number=int(tags["graft.trial"]),
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        state=tags.get("graft.state", "running"),
+        failure=tags.get("graft.failure"),
+        overrides=tags.get("graft.overrides", ""),
+        params=dict(run.data.params),
+        best_val_accuracy=metrics.get("best_val_accuracy"),
+        test_accuracy=metrics.get("test_accuracy"),
+        overfit_gap=metrics.get("overfit_gap"),
+        epoch_seconds=typical_epoch_seconds(history) if history else None,
+        trainable_parameters=int(metrics["trainable_parameters"]) if "trainable_parameters" in metrics else None,
+        checkpoint=f"{run.info.artifact_uri}/checkpoints/best" if has_checkpoint else None,
+    )
+
+
+def _side(trials: Sequence[TrialRow], trainable: bool) -> Side | None:
+    of_kind = [t for t in trials if t.params.get("trainable") == str(trainable) and t.state == "complete"]
+    if not of_kind:
+        return None
+
+    def median(name: str) -> float:
+        return statistics.median(getattr(trial, name) for trial in of_kind)
+
+    tested = [trial.test_accuracy for trial in of_kind if trial.test_accuracy is not None]
+    return Side(
+        kind="fine-tuned" if trainable else "frozen",
+        trials=len(of_kind),
+        best_val_accuracy=median("best_val_accuracy"),
+        test_accuracy=statistics.median(tested),
+        test_accuracy_range=(min(tested), max(tested)),
+        overfit_gap=median("overfit_gap"),
+        epoch_seconds=median("epoch_seconds"),
+        trainable_parameters=int(median("trainable_parameters")),
+    )
+
+
+def _best(trials: Sequence[TrialRow]) -> TrialRow | None:
+    scored = [trial for trial in trials if trial.best_val_accuracy is not None and trial.state == "complete"]
+    return max(scored, key=lambda trial: trial.best_val_accuracy or 0.0, default=None)
+
+
+def _sides_table(sides: Sequence[Side]) -> Table:
+    several = any(side.trials > 1 for side in sides)
+    table = Table(
+        title="Transfer against fine-tuning" + (", medians over the trials" if several else ""), title_justify="left"
+    )
+    for heading in (
+        "",
+        "trials",
+        "best val\naccuracy",
+        "test\naccuracy",
+        "train - val\naccuracy",
+        "seconds\nan epoch",
+        "times as\nslow",
+        "trainable\nparameters",
+    ):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for side in sides:
+        low, high = side.test_accuracy_range
+        table.add_row(
+            side.kind,
+            str(side.trials),
+            f"{side.best_val_accuracy:.4f}",
+            f"{side.test_accuracy:.4f}" + (f"\n{low:.4f} to {high:.4f}" if several else ""),
+            f"{side.overfit_gap:+.4f}",
+            f"{side.epoch_seconds:.2f}",
+            f"{side.epoch_seconds / sides[0].epoch_seconds:.1f}",
+            f"{side.trainable_parameters:,}",
+        )
+    return table
+
+
+def _verdict(comparison: Comparison) -> str:
+    frozen, finetuned = comparison.sides
+    difference = finetuned.test_accuracy - frozen.test_accuracy
+    better = "more" if difference >= 0 else "less"
+    return (
+        f"Fine-tuning: {abs(difference):.4f} {better} test accuracy, {comparison.slow_down:.1f} times as long an epoch."
+    )
+
+
+def _trials_table(trials: Sequence[TrialRow]) -> Table:
+    # What differs between the trials, without what only follows from it.
+    keys = sorted({key for trial in trials for key in trial.params})
+    varied = [key for key in keys if len({trial.params.get(key) for trial in trials}) > 1]
+    ranked = sorted(
+        trials, key=lambda trial: -1.0 if trial.best_val_accuracy is None else trial.best_val_accuracy, reverse=True
+    )
+    more = len(ranked) - SHOWN
+    table = Table(title=f"Trials, best first{f' ({more} more with --json)' if more > 0 else ''}", title_justify="left")
+    table.add_column("trial", justify="right")
+    for key in varied:
+        table.add_column(key, justify="right")
+    for heading in ("best val\naccuracy", "test\naccuracy", "train - val\naccuracy", "seconds\nan epoch"):
+        table.add_column(heading, justify="right")
+    table.add_column("state")
+    for trial in ranked[:SHOWN]:
+        table.add_row(
+            str(trial.number),
+            *(trial.params.get(key, "") for key in varied),
+            _number(trial.best_val_accuracy, ".4f"),
+            _number(trial.test_accuracy, ".4f"),
+            _number(trial.overfit_gap, "+.4f"),
+            _number(trial.epoch_seconds, ".2f"),
+            trial.state,
+        )
+    return table
+
+
+def _number(value: float | None, style: str) -> str:
+    return "" if value is None else format(value, style)
+
+
+def _compare_page(comparison: Comparison) -> str:
+    runs = quote("[" + ",".join(f'"{trial.run_id}"' for trial in comparison.trials[:SHOWN]) + "]", safe="[],")
+    experiments = quote(f'["{comparison.experiment_id}"]', safe="[],")
+    return f"{UI}/#/compare-runs?runs={runs}&experiments={experiments}"

@@ -1,0 +1,318 @@
+"""Typed configuration: what users write in YAML and on the command line, checked in one place.
+
+`from_hydra` turns the composed configuration into a frozen `Config`; everything downstream takes that and
+never sees YAML. Every wrong value is reported at once, in words that name the key, the value and what is
+allowed. Nothing here imports TensorFlow, so a mistake is told within a second.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+
+from graft.errors import ConfigError
+from graft.paths import anchored, home
+
+Scalar = bool | int | float | str | None
+
+Fraction = Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1, both excluded")]
+PositiveInt = Annotated[int, Field(ge=1, description="a whole number from 1")]
+LearningRate = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
+Pair = Annotated[tuple[float, float], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
+
+
+class _Group(BaseModel):
+    """A configuration group: frozen, without unknown keys, and `1` is no boolean, `"3"` no number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class BackboneConfig(_Group):
+    name: str = Field(description="a name for the record; null takes it from the URL")
+    url: str = Field(min_length=1, description="package:<name> or a folder that holds a TF2 SavedModel")
+    input_size: PositiveInt
+    value_range: Pair = Field(description="two numbers, the lower first, such as [0.0, 1.0]")
+    feature_width: PositiveInt | None = Field(description="a whole number from 1, or null to read it from the module")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        description="64 hexadecimal digits, or null"
+    )
+    batch_norm_momentum: Fraction | None = Field(
+        description="a number between 0 and 1, both excluded, or null for the module's own"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_from_url(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("name") is None and isinstance(values.get("url"), str):
+            url = values["url"]
+            return {**values, "name": url.removeprefix("package:").rstrip("/").rsplit("/", 1)[-1]}
+        return values
+
+    @field_validator("value_range")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not value[0] < value[1]:
+            raise ValueError("the lower number has to come first")
+        return value
+
+
+class DatasetConfig(_Group):
+    """What every data set has. The fractions say how large the three splits are."""
+
+    max_images: Annotated[int, Field(ge=6)] | None = Field(description="a whole number from 6, or null for all images")
+    image_size: PositiveInt | None = Field(
+        description="a whole number of pixels from 1, or null for the backbone's input size"
+    )
+    split_seed: int = Field(description="a whole number")
+    train_fraction: Fraction
+    val_fraction: Fraction
+    test_fraction: Fraction
+    on_corrupt: Literal["error", "skip"] = Field(description="error or skip")
+
+    @model_validator(mode="after")
+    def _fractions_make_a_whole(self) -> DatasetConfig:
+        total = self.train_fraction + self.val_fraction + self.test_fraction
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"train_fraction, val_fraction and test_fraction must add up to 1; they give {total:g}")
+        return self
+
+
+class DigitsConfig(DatasetConfig):
+    name: Literal["digits"]
+
+
+class ImageFolderConfig(DatasetConfig):
+    name: Literal["image_folder"]
+    path: str = Field(min_length=1, description="a folder with one sub-folder a class")
+
+    @field_validator("path")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        folder = anchored(value)
+        if folder.is_dir():
+            return str(folder.resolve())
+        if folder.exists():
+            raise ValueError(f"{folder} is a file; a folder with one sub-folder a class is wanted")
+        hint = f"there is no folder {folder.resolve()}"
+        if not Path(value).expanduser().is_absolute():
+            hint += f" (relative paths start at {home()})"
+        if near := nearest(folder.name, _folders_in(folder.parent)):
+            hint += f"; did you mean {folder.resolve().parent / near}?"
+        raise ValueError(hint)
+
+
+class AdamConfig(_Group):
+    name: Literal["adam"]
+
+
+class AdamWConfig(_Group):
+    name: Literal["adamw"]
+    weight_decay: float = Field(ge=0, allow_inf_nan=False, description="a number from 0")
+
+
+class SgdConfig(_Group):
+    name: Literal["sgd"]
+    momentum: float = Field(ge=0, lt=1, description="a number from 0 and below 1")
+
+
+class DefaultLearningRates(_Group):
+    frozen: LearningRate
+    finetuned: LearningRate
+
+
+class LoopConfig(_Group):
+    name: Literal["gradient_tape"] = Field(description="gradient_tape")
+    log_every: PositiveInt = Field(description="a whole number of training steps from 1")
+
+
+class TrackingConfig(_Group):
+    uri: str = Field(min_length=1, description="an MLflow tracking URI such as sqlite:///mlruns/mlflow.db")
+    artifacts: str | None = Field(description="a folder, or null where the server decides")
+    experiment: str = Field(min_length=1, description="the name of an MLflow experiment")
+
+    @field_validator("uri")
+    @classmethod
+    def _usable(cls, value: str) -> str:
+        scheme, separator, rest = value.partition(":///")
+        if scheme == "sqlite" and separator:
+            return f"sqlite:///{anchored(rest)}"
+        if value.startswith(("http://", "https://")):
+            return value
+        raise ValueError("sqlite:///<file>, http://… and https://… are possible; MLflow has closed its file store")
+
+    @field_validator("artifacts")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        return None if value is None or "://" in value else str(anchored(value))
+
+
+AnyDatasetConfig = DigitsConfig | ImageFolderConfig
+
+
+class Config(_Group):
+    """One training run, completely described. `learning_rate` is never null here."""
+
+    backbone: BackboneConfig
+    dataset: AnyDatasetConfig = Field(discriminator="name")
+    optimizer: AdamConfig | AdamWConfig | SgdConfig = Field(discriminator="name")
+    default_learning_rates: DefaultLearningRates
+    loop: LoopConfig
+    tracking: TrackingConfig
+    trainable: bool = Field(description="true (fine-tune) or false (transfer)")
+    learning_rate: LearningRate = Field(description="a number above 0, or null for default_learning_rates")
+    head_width: int = Field(ge=0, description="a whole number from 0; 0 means no hidden layer")
+    dropout_rate: float = Field(ge=0, lt=1, description="a number from 0 and below 1")
+    batch_size: PositiveInt
+    epochs: PositiveInt
+    patience: PositiveInt | None = Field(description="a whole number of epochs from 1, or null")
+    seed: int = Field(ge=0, lt=2**31, description="a whole number from 0 and below 2^31")
+    deterministic: bool = Field(description="true or false")
+    jit_compile: bool = Field(description="true or false")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _learning_rate_follows_trainable(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("learning_rate") is not None:
+            return values
+        pair = values.get("default_learning_rates")
+        wanted = "finetuned" if values.get("trainable") is True else "frozen"
+        return {**values, "learning_rate": pair.get(wanted)} if isinstance(pair, dict) else values
+
+    @model_validator(mode="after")
+    def _dropout_has_a_place(self) -> Config:
+        if self.head_width == 0 and self.dropout_rate > 0:
+            raise ValueError(
+                f"dropout_rate={self.dropout_rate:g}: dropout follows the hidden layer, and head_width=0 has none; "
+                "allowed are dropout_rate=0 or head_width from 1"
+            )
+        return self
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the images that the backbone is given."""
+        return self.dataset.image_size or self.backbone.input_size
+
+    def flat(self) -> dict[str, Scalar]:
+        """Every leaf under its dotted name, as the record's params want them; lists as text."""
+        return dict(_leaves(self.model_dump()))
+
+    def sha256(self) -> str:
+        """Digest of what decides the result; where it is recorded does not."""
+        decisive = self.model_dump(exclude={"tracking"})
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def from_hydra(composed: DictConfig) -> Config:
+    """The typed configuration.
+
+    Args:
+        composed: What Hydra composed from `conf/` and the command line, without its `hydra` node.
+
+    Raises:
+        ConfigError: with one text for every wrong key or value.
+    """
+    try:
+        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
+    except OmegaConfBaseException as error:  # such as an interpolation that leads nowhere
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(values, dict)
+    if missing := sorted(OmegaConf.missing_keys(composed)):
+        raise ConfigError([_describe_missing(key) for key in missing])
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError([_describe(problem) for problem in error.errors(include_url=False)]) from None
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str | None:
+    """The most similar of `allowed`, or None where none is similar."""
+    return next(iter(difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)), None)
+
+
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    """The end of a message, `; did you mean NAME?`, or nothing where none of `allowed` is similar."""
+    near = nearest(name, allowed)
+    return f"; did you mean {near}?" if near else ""
+
+
+def _folders_in(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, Scalar]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, str(list(node)) if isinstance(node, list | tuple) else node
+
+
+def _field_of(location: tuple[int | str, ...]) -> tuple[str, FieldInfo | None, type[_Group]]:
+    """The dotted key of an error, the pydantic field there (or None), and the model that was to hold it.
+
+    The location of an error inside a tagged union contains the tag (`dataset`, `image_folder`, `path`), and one
+    inside an optional or a pair ends in more than the key; neither is a key that users know.
+    """
+    model: type[_Group] = Config
+    keys: list[str] = []
+    field: FieldInfo | None = None
+    for part in location:
+        groups = _groups_of(field.annotation) if field is not None else [model]
+        by_tag = {tag: group for group in groups for tag in _tags_of(group)} if len(groups) > 1 else {}
+        if part in by_tag:
+            model, field = by_tag[str(part)], None
+            continue
+        if not groups or not isinstance(part, str):
+            break
+        model = groups[0]
+        field = model.model_fields.get(part)
+        keys.append(part)
+        if field is None:
+            break
+    return ".".join(keys), field, model
+
+
+def _groups_of(annotation: object) -> list[type[_Group]]:
+    """The models that a field may hold: one for a group, several for a choice of groups, none for a plain value."""
+    members = get_args(annotation) or (annotation,)
+    return [member for member in members if isinstance(member, type) and issubclass(member, _Group)]
+
+
+def _tags_of(group: type[_Group]) -> tuple[str, ...]:
+    return get_args(group.model_fields["name"].annotation)
+
+
+def _describe(problem: Any) -> str:
+    key, field, model = _field_of(problem["loc"])
+    value = problem["input"]
+    if problem["type"] == "extra_forbidden":
+        return f"{key}={value}: there is no such key{did_you_mean(key.rsplit('.', 1)[-1], model.model_fields)}"
+    if problem["type"] == "missing" and isinstance(problem["loc"][-1], str):
+        return _describe_missing(key)
+    if problem["type"] == "union_tag_invalid":
+        tag, allowed = problem["ctx"]["tag"], problem["ctx"]["expected_tags"].replace("'", "")
+        return f"{key}.name={tag}: allowed are {allowed}{did_you_mean(tag, allowed.split(', '))}"
+    if problem["type"] == "value_error":
+        text = str(problem["ctx"]["error"])
+        return f"{key}={value}: {text}" if field is not None else f"{key}: {text}" if key else text
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+    allowed = field.description if field is not None and field.description else None
+    return f"{key}={shown}: allowed is {allowed}" if allowed else f"{key}={shown}: {problem['msg'].lower()}"
+
+
+def _describe_missing(key: str) -> str:
+    _, field, _ = _field_of(tuple(key.split(".")))
+    if field is None:  # a key of one member of a union
+        fields = [c.model_fields.get(key.rsplit(".", 1)[-1]) for c in (ImageFolderConfig,)]
+        field = fields[0]
+    allowed = f": {field.description}" if field is not None and field.description else ""
+    return f"{key} is not set; give it as {key}=…{allowed}"

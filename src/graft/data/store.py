@@ -1,0 +1,146 @@
+"""The store of resized images: every image is decoded and resized once, whatever trains on it later.
+
+A store is one uint8 file, [images, size, size, 3], under `mlruns/cache/images`. It is memory-mapped, so all
+trials on a machine share it, the operating system keeps in memory what fits, and a set larger than memory
+works like any other. Its key is made from the images' hashes, the size and the version below.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from graft.data.sources import ImageSet
+from graft.errors import ConfigError, FatalError
+from graft.paths import cache
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # goes up when decoding or resizing gives other pixels
+LISTED = 20  # unreadable images named in one message
+
+
+@dataclass(frozen=True)
+class ImageStore:
+    """Resized images of one set.
+
+    Attributes:
+        images: The readable images.
+        places: int64 [readable images], where each of them lies in the file.
+        file: uint8 [images, size, size, 3], RGB, memory-mapped and read-only; unreadable images are black there.
+        unreadable: Names of the images that were left out.
+    """
+
+    images: ImageSet
+    places: npt.NDArray[np.int64]
+    file: npt.NDArray[np.uint8]
+    unreadable: tuple[str, ...]
+
+    def pixels(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """The images at `rows` of `images` as uint8 [rows, size, size, 3]."""
+        return self.file[self.places[rows]]
+
+
+def open_store(images: ImageSet, size: int, *, on_corrupt: str) -> ImageStore:
+    """Opens the store of `images` at `size` pixels a side; fills it first where there is none yet.
+
+    Raises:
+        ConfigError: if images cannot be decoded and `on_corrupt` is ``error``; the text lists them.
+        FatalError: if an image changed on disk after it was hashed.
+    """
+    key = hashlib.sha256(f"{VERSION} {size} {' '.join(images.digests)}".encode()).hexdigest()[:24]
+    folder = cache() / "images" / key
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder.with_suffix(".lock")):
+        index = _index_of(folder, (len(images), size, size, 3)) or _fill(folder, images, size)
+    if index["unreadable"] and on_corrupt == "error":
+        raise ConfigError(_unreadable_message(images, index["unreadable"]))
+    readable = np.setdiff1d(np.arange(len(images)), index["unreadable"])
+    file = np.load(folder / "pixels.npy", mmap_mode="r")
+    return ImageStore(images.take(readable), readable, file, tuple(images.names[row] for row in index["unreadable"]))
+
+
+def decode(content: bytes | npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    """One image as uint8 [size, size, 3] RGB.
+
+    Args:
+        content: An encoded JPEG, PNG, GIF (its first frame) or BMP, or pixels [height, width, 1 or 3].
+        size: Side in pixels.
+
+    Raises:
+        tf.errors.InvalidArgumentError: if the content is no such image, or is cut off.
+    """
+    pixels = tf.io.decode_image(content, channels=3, expand_animations=False) if isinstance(content, bytes) else content
+    resized = tf.image.resize(pixels, (size, size), method="bilinear", antialias=True)
+    rounded = tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+    return np.broadcast_to(rounded.numpy(), (size, size, 3))  # one grey channel becomes three equal ones
+
+
+def _index_of(folder: Path, shape: tuple[int, ...]) -> dict[str, list[int]] | None:
+    """The index of a complete store, or None. The index is written last, and the folder moved into place whole."""
+    if not folder.exists():
+        return None
+    try:
+        index: dict[str, list[int]] = json.loads((folder / "index.json").read_text())
+        file = np.load(folder / "pixels.npy", mmap_mode="r")
+        if file.shape == shape and file.dtype == np.uint8 and isinstance(index["unreadable"], list):
+            return index
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    log.warning("The image store %s is damaged and is made again", folder)
+    return None
+
+
+def _fill(folder: Path, images: ImageSet, size: int) -> dict[str, list[int]]:
+    log.info("Reading %d images and resizing them to %d x %d pixels, once", len(images), size, size)
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.mkdir()
+
+    def read(row: int) -> npt.NDArray[np.uint8] | None:
+        content = images.read(row)
+        if isinstance(content, bytes) and hashlib.sha256(content).hexdigest() != images.digests[row]:
+            raise FatalError(
+                f"{images.names[row]} changed while it was being read; start again once the data set rests"
+            )
+        try:
+            return decode(content, size)
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
+            return None
+
+    unreadable: list[int] = []
+    file = np.lib.format.open_memmap(
+        partial / "pixels.npy", mode="w+", dtype=np.uint8, shape=(len(images), size, size, 3)
+    )
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # decoding and resizing leave Python's lock
+        for row, image in enumerate(pool.map(read, range(len(images)))):
+            if image is None:
+                unreadable.append(row)
+            else:
+                file[row] = image
+    file.flush()
+    index = {"unreadable": unreadable}
+    (partial / "index.json").write_text(json.dumps(index))
+    os.replace(partial, folder)
+    return index
+
+
+def _unreadable_message(images: ImageSet, rows: list[int]) -> str:
+    named = "".join(f"\n  {images.names[row]}" for row in rows[:LISTED])
+    more = f"\n  and {len(rows) - LISTED} more" if len(rows) > LISTED else ""
+    return (
+        f"dataset: {len(rows)} of {len(images)} images cannot be read (JPEG, PNG, GIF and BMP can):{named}{more}\n"
+        "Remove or mend them, or leave them out with dataset.on_corrupt=skip"
+    )

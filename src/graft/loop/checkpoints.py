@@ -1,0 +1,67 @@
+"""Checkpoints of a run: the latest, to go on from, and the best by validation accuracy, to keep."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import tensorflow as tf
+import tf_keras
+
+from graft.loop.result import History, best_epoch
+
+log = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """Writes and restores the checkpoints under ``<directory>/checkpoints``.
+
+    The latest holds the model, dropout's step counter in it, and the optimiser. The data position needs no
+    saving: the order of an epoch follows from seed and epoch.
+
+    Args:
+        directory: The run's folder, the same for every attempt.
+        model: The built model.
+        optimizer: Its slots are built here, because restoring into an unbuilt optimiser is put off silently.
+    """
+
+    def __init__(self, directory: Path, model: tf_keras.Model, optimizer: tf_keras.optimizers.Optimizer) -> None:
+        optimizer.build(model.trainable_variables)
+        folder = directory / "checkpoints"
+        self._history = folder / "history.json"
+        # Two, so that one is left if the process dies while it writes the other.
+        self._latest = tf.train.CheckpointManager(
+            tf.train.Checkpoint(model=model, optimizer=optimizer), str(folder / "latest"), max_to_keep=2
+        )
+        self._best = tf.train.CheckpointManager(tf.train.Checkpoint(model=model), str(folder / "best"), max_to_keep=1)
+
+    @property
+    def best_folder(self) -> Path:
+        """Where the best checkpoint lies."""
+        return Path(self._best.directory)
+
+    def save(self, history: History) -> None:
+        """Saves the state after the last epoch of `history`; as the best too, if that epoch is the best so far."""
+        epoch = len(history) - 1
+        if best_epoch(history) == epoch:
+            self._best.save(checkpoint_number=epoch)
+        partial = self._history.with_suffix(".partial")
+        partial.write_text(json.dumps(history))
+        os.replace(partial, self._history)
+        self._latest.save(checkpoint_number=epoch)  # last: it is what a restart looks for
+
+    def restore_latest(self) -> History:
+        """Goes back to the latest checkpoint and returns the history up to it; empty where there is none."""
+        path = self._latest.latest_checkpoint
+        if path is None:
+            return []
+        self._latest.checkpoint.restore(path).assert_existing_objects_matched()
+        history: History = json.loads(self._history.read_text())[: int(path.rsplit("-", 1)[-1]) + 1]
+        log.info("Going on after epoch %d from %s", len(history) - 1, path)
+        return history
+
+    def restore_best(self) -> None:
+        """Puts the weights of the best checkpoint into the model."""
+        self._best.checkpoint.restore(self._best.latest_checkpoint).assert_existing_objects_matched()

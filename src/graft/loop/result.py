@@ -1,0 +1,65 @@
+"""What a loop returns."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+StopReason = Literal["pruned", "interrupted"]
+StopSignal = Callable[[], StopReason | None]
+
+History = list[dict[str, float]]
+"""One entry an epoch, from epoch 0: train_loss, train_accuracy, val_loss, val_accuracy, epoch_seconds,
+images_per_second, learning_rate."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished, or early stopped, training.
+
+    Attributes:
+        history: The metrics of every epoch.
+        test_loss: Cross-entropy on the test split with the best checkpoint; None if training was stopped.
+        test_accuracy: Likewise, from 0 to 1.
+        trainable_parameters: How many numbers training changed.
+        stopped: Why training ended before its time, or None. Running out of `patience` is no such reason.
+    """
+
+    history: History
+    test_loss: float | None
+    test_accuracy: float | None
+    trainable_parameters: int
+    stopped: StopReason | None
+
+    @property
+    def best_epoch(self) -> int:
+        """The first epoch with the highest validation accuracy."""
+        return best_epoch(self.history)
+
+    def summary(self) -> dict[str, float]:
+        """The metrics that a run has once."""
+        best = self.history[self.best_epoch]
+        metrics = {
+            "best_val_accuracy": best["val_accuracy"],
+            "best_epoch": float(self.best_epoch),
+            "overfit_gap": best["train_accuracy"] - best["val_accuracy"],
+            "trainable_parameters": float(self.trainable_parameters),
+            # Nothing is cached yet: an epoch costs what it cost, and nothing was extracted.
+            "feature_extraction_seconds": 0.0,
+            "epoch_seconds_live": typical_epoch_seconds(self.history),
+        }
+        if self.test_loss is not None and self.test_accuracy is not None:
+            metrics |= {"test_loss": self.test_loss, "test_accuracy": self.test_accuracy}
+        return metrics
+
+
+def best_epoch(history: History) -> int:
+    """The first epoch with the highest validation accuracy; the checkpoint of a later equal one is not kept."""
+    return max(range(len(history)), key=lambda epoch: (history[epoch]["val_accuracy"], -epoch))
+
+
+def typical_epoch_seconds(history: History) -> float:
+    """Median seconds an epoch, without the first where there are others: it also traces the functions."""
+    return statistics.median(epoch["epoch_seconds"] for epoch in history[1:] or history)

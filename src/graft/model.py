@@ -1,0 +1,65 @@
+"""The model: a hub layer, a new head on it, logits out."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+import tf_keras
+
+from graft.config import Config
+
+
+class SeededDropout(tf_keras.layers.Layer):
+    """Dropout whose masks hang on the seed and the number of the training step alone.
+
+    Keras' own Dropout draws from a generator that is in no checkpoint and that an earlier model in the same
+    process moves on: a resumed run, or the second trial of a warm worker, would see other masks. Here the step
+    counter is a weight, so it is saved and restored with the model.
+
+    Args:
+        rate: Fraction of the values set to 0 in training; the others are scaled by 1 / (1 - rate).
+        seed: Decides the masks, together with the step.
+    """
+
+    def __init__(self, rate: float, seed: int, **options: object) -> None:
+        super().__init__(**options)
+        self.rate = rate
+        self.seed = seed
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        self.step = self.add_weight("step", shape=(), dtype=tf.int64, initializer="zeros", trainable=False)
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        if not training:
+            return inputs
+        key = tf.stack([tf.constant(self.seed, tf.int64), self.step.assign_add(1)])
+        # Philox by name: the default algorithm differs between devices.
+        return tf.nn.experimental.stateless_dropout(inputs, self.rate, seed=key, rng_alg="philox")
+
+
+def build_model(backbone: tf_keras.layers.Layer, config: Config, *, classes: int) -> tf_keras.Model:
+    """The model that is trained: uint8 images [batch, size, size, 3] in, logits [batch, classes] out.
+
+    Args:
+        backbone: A hub layer, frozen or trainable, from images in `backbone.value_range` to [batch, width].
+        config: `head_width`, `dropout_rate`, `seed` and the image size are read.
+        classes: Number of classes.
+    """
+    size = config.image_size
+    low, high = config.backbone.value_range
+    layers = [
+        tf_keras.layers.InputLayer((size, size, 3), dtype=tf.uint8),
+        tf_keras.layers.Rescaling((high - low) / 255, offset=low),
+        backbone,
+    ]
+    if config.head_width:
+        layers.append(_dense(config.head_width, config.seed, activation="relu"))
+        if config.dropout_rate:
+            layers.append(SeededDropout(config.dropout_rate, config.seed))
+    layers.append(_dense(classes, config.seed + 1))
+    return tf_keras.Sequential(layers)
+
+
+def _dense(width: int, seed: int, activation: str | None = None) -> tf_keras.layers.Dense:
+    # A seed of its own: the initial weights hang on nothing that the process did before.
+    initializer = tf_keras.initializers.GlorotUniform(seed=seed)
+    return tf_keras.layers.Dense(width, activation=activation, kernel_initializer=initializer)

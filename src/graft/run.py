@@ -1,0 +1,180 @@
+"""One run: the one place where the configuration becomes objects.
+
+`train` is the task of `train.py`: it checks, records and runs. `run` is the training itself, for programs
+that bring their own configuration and recorder. TensorFlow is imported only once the configuration and the
+data set are known to be usable: a mistake should not cost ten seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from graft import backbones, provenance, runtime, trial
+from graft.config import Config, from_hydra
+from graft.data import splits
+from graft.errors import FailedTrial
+
+if TYPE_CHECKING:
+    from graft.backbones import SavedBackbone
+    from graft.data.pipeline import Data
+    from graft.loop.result import StopReason, StopSignal, TrainResult
+    from graft.tracking.mlflow_recorder import MlflowRecorder
+    from graft.tracking.recorder import Recorder
+
+log = logging.getLogger(__name__)
+
+
+def train(composed: DictConfig) -> float | dict[str, float]:
+    """Runs and records what Hydra composed, alone or as a trial of a sweep.
+
+    Returns:
+        The best validation accuracy, from 0 to 1; under Graft's sweeper, whose ``hydra.sweeper.objective`` names
+        what it optimises, every metric that a run has once.
+
+    Raises:
+        ConfigError: before anything is started or recorded.
+        FailedTrial: if training cannot give a result; the record says so.
+    """
+    started = time.perf_counter()
+    config = from_hydra(composed)
+    backbones.check(config.backbone)
+    images = splits.choose(config.dataset)
+    directory = Path(HydraConfig.get().runtime.output_dir)
+
+    runtime.set_up(config)
+    from graft.data import pipeline
+
+    data = pipeline.prepare(images, config)
+    backbone = backbones.resolve(config.backbone)
+    with _record(config, data, backbone, directory) as (recorder, mlflow_recorder):
+        result = run(config, data, backbone, recorder, directory, _stop_reason)
+        _leave_behind(config, result, mlflow_recorder, directory)
+        recorder.log_metrics({**result.summary(), "total_seconds": time.perf_counter() - started})
+        recorder.close(result.stopped or "complete")
+    return result.summary() if "objective" in HydraConfig.get().sweeper else result.summary()["best_val_accuracy"]
+
+
+def run(
+    config: Config, data: Data, backbone: SavedBackbone, recorder: Recorder, directory: Path, stop_reason: StopSignal
+) -> TrainResult:
+    """Builds the model and trains it.
+
+    Args:
+        config: The run, completely described.
+        data: Its images, by `graft.data.pipeline.prepare`.
+        backbone: Its backbone, by `graft.backbones.resolve`.
+        recorder: Gets metrics while training goes on; it is not closed.
+        directory: Where checkpoints go; one that holds some is gone on from.
+        stop_reason: Asked after every epoch whether to stop.
+
+    Raises:
+        ConfigError: if the backbone does not fit the configuration.
+        FailedTrial: if the loss is no longer finite.
+    """
+    runtime.set_up(config)
+    from graft.loop import gradient_tape
+    from graft.model import build_model
+
+    layer = backbones.hub_layer(backbone, config.backbone, trainable=config.trainable)
+    model = build_model(layer, config, classes=len(data.class_names))
+    return gradient_tape.fit(model, data, config, directory, recorder, stop_reason)
+
+
+def run_name(config: Config) -> str:
+    """What the run is called in MLflow, such as ``finetune lr=1e-05 w=512 d=0.2``."""
+    kind = "finetune" if config.trainable else "frozen"
+    seed = f" s={config.seed}" if config.seed else ""
+    return f"{kind} lr={config.learning_rate:g} w={config.head_width} d={config.dropout_rate:g}{seed}"
+
+
+def _stop_reason() -> StopReason | None:
+    return trial.stop_reason() if trial.should_stop() else None
+
+
+@contextmanager
+def _record(
+    config: Config, data: Data, backbone: SavedBackbone, directory: Path
+) -> Iterator[tuple[Recorder, MlflowRecorder]]:
+    """Opens the run's record; closes it as failed or interrupted if an exception leaves the block."""
+    from graft.tracking.console import ConsoleRecorder
+    from graft.tracking.mlflow_recorder import MlflowRecorder
+    from graft.tracking.mlflow_store import open_store
+    from graft.tracking.recorder import Recorders
+    from graft.tracking.tensorboard import TensorBoardRecorder
+    from graft.tracking.trial_reporter import TrialReporter
+
+    current = trial.current()
+    tags = _tags(config, data, backbone)
+    parent = current.context.get("parent_run_id") if current else None
+    mlflow_recorder = MlflowRecorder(
+        open_store(config.tracking), name=run_name(config), tags=tags, parent_run_id=parent
+    )
+    # A trial reports to the sweep, whose table shows it; a run on its own reports to the console.
+    front = TrialReporter() if current else ConsoleRecorder(config.epochs)
+    recorder = Recorders([front, TensorBoardRecorder(directory), mlflow_recorder])
+    try:
+        recorder.log_params(config.flat())
+        _describe(config, data, mlflow_recorder, directory)
+        yield recorder, mlflow_recorder
+    except KeyboardInterrupt:
+        recorder.close("interrupted")
+        raise
+    except BaseException as error:
+        recorder.close("failed", error.cause if isinstance(error, FailedTrial) else type(error).__name__)
+        raise
+
+
+def _tags(config: Config, data: Data, backbone: SavedBackbone) -> dict[str, str]:
+    current = trial.current()
+    place: Mapping[str, str] = (
+        {
+            "graft.kind": "trial",
+            "graft.sweep": current.sweep,
+            "graft.trial": str(current.number),
+            "graft.attempt": str(current.attempt),
+        }
+        if current
+        else {"graft.kind": "single"}
+    )
+    return {
+        **place,
+        "graft.config_sha256": config.sha256(),
+        "graft.dataset_sha256": data.sha256,
+        "graft.backbone_sha256": backbone.sha256,
+        "graft.lock_sha256": provenance.lock_sha256(),
+        "graft.commit": provenance.commit(),
+        "graft.overrides": " ".join(HydraConfig.get().overrides.task),
+        "graft.unreadable_images": str(len(data.store.unreadable)),
+    }
+
+
+def _describe(config: Config, data: Data, recorder: MlflowRecorder, directory: Path) -> None:
+    """Leaves the resolved configuration, the overrides and the names of the data."""
+    resolved = directory / "config.yaml"
+    directory.mkdir(parents=True, exist_ok=True)
+    resolved.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    recorder.log_artifact(resolved)
+    overrides = directory / ".hydra" / "overrides.yaml"
+    if overrides.is_file():
+        recorder.log_artifact(overrides)
+    source = getattr(config.dataset, "path", config.dataset.name)
+    sizes = {"training": data.splits.train, "validation": data.splits.val, "test": data.splits.test}
+    recorder.log_dataset(config.dataset.name, source, data.sha256, {name: len(rows) for name, rows in sizes.items()})
+
+
+def _leave_behind(config: Config, result: TrainResult, recorder: MlflowRecorder, directory: Path) -> None:
+    from graft import plots
+
+    picture = directory / "plots" / "curves.png"
+    plots.curves(result.history, picture, run_name(config))
+    recorder.log_artifact(picture, "plots")
+    recorder.log_artifact(directory / "checkpoints" / "best", "checkpoints/best")

@@ -1,0 +1,1 @@
+"""The record: what a run leaves behind, through one small interface with several implementations."""

@@ -1,0 +1,104 @@
+"""Opening and searching the MLflow store. Together with its neighbours here the only import of mlflow."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+
+from graft.config import TrackingConfig
+from graft.errors import FatalError
+from graft.paths import records
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nobody asked for it, and it needs a network
+for noisy in ("mlflow", "alembic"):
+    logging.getLogger(noisy).setLevel(logging.WARNING)  # they announce every migration of a new database
+
+from mlflow.entities import Run, ViewType  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.tracking import MlflowClient  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Store:
+    """An MLflow experiment that can be written to.
+
+    Attributes:
+        client: Speaks to the store; no run of it is "active", so several may be open in one process.
+        experiment_id: The experiment that runs are made in.
+        uri: The tracking URI.
+    """
+
+    client: MlflowClient
+    experiment_id: str
+    uri: str
+
+    def find(self, *, newest_first: bool = True, limit: int = 50_000, **tags: str) -> list[Run]:
+        """Runs whose `graft.` tags have these values, such as ``find(kind="trial", sweep=name)``."""
+        condition = " and ".join(f"tags.`graft.{key}` = '{_quoted(value)}'" for key, value in tags.items())
+        order = "attributes.start_time DESC" if newest_first else "attributes.start_time ASC"
+        found: list[Run] = []
+        token: str | None = None
+        while len(found) < limit:
+            page = self.client.search_runs(
+                [self.experiment_id],
+                filter_string=condition,
+                run_view_type=ViewType.ACTIVE_ONLY,
+                max_results=min(1000, limit - len(found)),
+                order_by=[order],
+                page_token=token,
+            )
+            found += page
+            token = page.token
+            if not token:
+                break
+        return found
+
+
+def open_store(tracking: TrackingConfig, *, create: bool = True) -> Store:
+    """Opens the store; makes database and experiment where there are none.
+
+    Processes that open a new SQLite store at once break each other's migrations, so they take turns.
+
+    Raises:
+        FatalError: if the store cannot be reached, or, without `create`, if there is none.
+    """
+    file = Path(tracking.uri.removeprefix("sqlite:///")) if tracking.uri.startswith("sqlite:///") else None
+    if not create and file is not None and not file.exists():
+        raise FatalError(f"There is no record yet: {file} does not exist. Train first: python train.py")
+    try:
+        if file is None:
+            return _opened(tracking, create)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        records().mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(file.with_name(file.name + ".lock")):
+            return _opened(tracking, create)
+    except MlflowException as error:
+        raise FatalError(f"tracking.uri={tracking.uri}: MLflow cannot use it: {error.message}") from error
+
+
+def _opened(tracking: TrackingConfig, create: bool) -> Store:
+    client = MlflowClient(tracking_uri=tracking.uri)
+    experiment = client.get_experiment_by_name(tracking.experiment)
+    if experiment is None and not create:
+        names = ", ".join(sorted(e.name for e in client.search_experiments())) or "none"
+        raise FatalError(f"There is no MLflow experiment {tracking.experiment} at {tracking.uri}; there are: {names}")
+    if experiment is None:
+        location = f"{tracking.artifacts}/{tracking.experiment}" if tracking.artifacts else None
+        try:
+            client.create_experiment(tracking.experiment, artifact_location=location)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another machine was quicker
+                raise
+        experiment = client.get_experiment_by_name(tracking.experiment)
+        assert experiment is not None
+    return Store(client, experiment.experiment_id, tracking.uri)
+
+
+def _quoted(value: str) -> str:
+    if "'" in value:
+        raise FatalError(f"{value!r} cannot be searched for in MLflow: it contains a quotation mark")
+    return value

@@ -1,0 +1,30 @@
+"""Trains a new head on a pretrained backbone: `python train.py key=value …`, or a sweep with `-m key=a,b …`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+try:
+    import hydra
+    from omegaconf import DictConfig
+
+    from graft.command import exit_statuses
+    from graft.paths import CHECKOUT, home
+except ModuleNotFoundError as error:
+    sys.exit(f"{error.name} is not installed for {sys.executable}. Run `make setup`, then use .venv/bin/python.")
+
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra re-raises, so that exit_statuses can tell errors apart
+os.environ.setdefault("GRAFT_HOME", str(home()))  # for conf/, and for the workers of a sweep
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(config: DictConfig) -> float | dict[str, float]:
+    from graft.run import train  # late: it is not needed for --help, nor for a configuration that is wrong
+
+    return train(config)
+
+
+if __name__ == "__main__":
+    with exit_statuses(CHECKOUT / "conf"):
+        main()
