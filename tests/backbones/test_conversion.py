@@ -1,0 +1,57 @@
+"""Lite0's conversion with real processes: started at once, and killed in the middle."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.backbones.choice import LITE0, Choice
+
+from graft import backbones
+from graft.backbones import folder_cache
+
+RESOLVE = f"""
+import logging
+logging.basicConfig(level=logging.INFO)
+from graft import backbones
+from tests.backbones.choice import Choice
+print(backbones.resolve(Choice({LITE0!r})).path)
+"""
+
+
+def start(home: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "GRAFT_HOME": str(home), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.Popen(
+        [sys.executable, "-c", RESOLVE], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_two_processes_convert_once(tmp_path: Path) -> None:
+    processes = [start(tmp_path), start(tmp_path)]
+    outputs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert outputs[0][0] == outputs[1][0]
+    assert sum(log.count("Converting the weights") for _, log in outputs) == 1
+
+
+def test_a_killed_conversion_leaves_nothing_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAFT_HOME", str(tmp_path))
+    cache = tmp_path / "mlruns" / "cache" / "backbones"
+    process = start(tmp_path)
+    # TensorFlow writes the variables first and the graph last.
+    while not list(cache.glob("*.tmp/variables/*")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert len(list(cache.glob("*.tmp"))) == 1
+    assert not [path for path in cache.iterdir() if path.suffix not in (".tmp", ".lock")]
+
+    saved = backbones.resolve(Choice(LITE0))
+    assert (saved.path / folder_cache.MANIFEST).is_file()
+    assert sorted(path.name for path in cache.iterdir()) == [saved.path.name, f"{saved.path.name}.lock"]
