@@ -1,0 +1,560 @@
+"""The loop of a sweep: claim a trial, hand it to a free slot, record how it ended, until none is left."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import queue
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from hydra.types import HydraContext, TaskFunction
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from graft.errors import STATUS_INTERRUPTED, ConfigError, FatalError, GraftError, SweepFailed
+from graft.sweep.compose import Composer, hydra_config_set, job_directory, task_config
+from graft.sweep.display import Display, make_display, summary
+from graft.sweep.jobs import Answer, Event, Job, JobLauncher, Printed, Reported
+from graft.sweep.observer import BestTrial, NoObserver, SweepEnded, SweepObserver, SweepStarted, TrialEnded
+from graft.sweep.options import SweepOptions, make_sampler, nearest
+from graft.sweep.outcome import Outcome, State, decide
+from graft.sweep.reporting import Ticket
+from graft.sweep.signals import StopRequests
+from graft.sweep.space import Cell, Space, read_space
+from graft.sweep.storage import resolve_storage
+from graft.sweep.study import Claimed, Identity, SweepStudy, open_sweep
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.2
+"""How long a report, a line of output or Ctrl-C waits at most to be noticed."""
+
+LOOK_AGAIN_SECONDS = 1.0
+"""With free slots and nothing to claim: how often to look for trials that others left behind."""
+
+SHOWN_PROBLEMS = 20
+
+SECRET_WORDS = ("password", "passwd", "token", "secret", "api_key", "credential")
+
+
+class Interrupted(GraftError):
+    """The sweep was stopped by Ctrl-C and can be gone on with."""
+
+    status = STATUS_INTERRUPTED
+
+
+def run_sweep(
+    *,
+    hydra_context: HydraContext,
+    task_function: TaskFunction,
+    config: DictConfig,
+    launcher: JobLauncher,
+    given: Mapping[str, Any],
+    arguments: Sequence[str],
+) -> SweepEnded:
+    """Runs a sweep, or goes on with one, until every trial is final.
+
+    Args:
+        hydra_context: Hydra's, as a sweeper gets it.
+        task_function: What a job runs.
+        config: Composed for the sweep itself.
+        launcher: Runs the jobs; opened and closed here.
+        given: The settings under `hydra.sweeper`.
+        arguments: The task's overrides.
+
+    Raises:
+        ConfigError: Nothing was started; every problem is listed.
+        SweepFailed: Some trial failed.
+        Interrupted: Trials are left, and how to go on was printed.
+        FatalError: A trial raised one; the sweep was stopped.
+    """
+    loader = hydra_context.config_loader
+    options, space = _read(given, arguments, loader)
+    observer: SweepObserver = NoObserver() if options.observer is None else instantiate(options.observer)
+    digests = check_cells(space, Composer(loader, config), observer)
+    identity = identify(config, space, options, digests)
+    storage = resolve_storage(options.storage, Path(config.hydra.runtime.cwd))
+    study = open_sweep(
+        storage=storage,
+        job_name=str(config.hydra.job.name),
+        space=space,
+        options=options,
+        identity=identity,
+        directory=_sweep_directory(config),
+    )
+    controller = Controller(
+        study=study,
+        space=space,
+        options=options,
+        storage=storage,
+        observer=observer,
+        launcher=launcher,
+        composer=Composer(loader, config, sweep_directory=study.directory),
+    )
+    try:
+        launcher.open(
+            hydra_context=hydra_context,
+            task_function=task_function,
+            config=config,
+            listener=controller.listen,
+        )
+        return controller.run(config)
+    finally:
+        launcher.close()
+        study.leave()
+
+
+class Controller:
+    """Drives one sweep through one launcher. See `run_sweep`."""
+
+    def __init__(
+        self,
+        *,
+        study: SweepStudy,
+        space: Space,
+        options: SweepOptions,
+        storage: str,
+        observer: SweepObserver,
+        launcher: JobLauncher,
+        composer: Composer,
+    ) -> None:
+        self._study = study
+        self._space = space
+        self._options = options
+        self._storage = storage
+        self._observer = observer
+        self._launcher = launcher
+        self._compose = composer
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._running: dict[Future[Answer], tuple[Claimed, Path]] = {}
+        self._messages: dict[int, tuple[str, str]] = {}
+        self._failures = 0
+        self._stopping: str | None = None
+        self._fatal: Outcome | None = None
+        self._stops_seen = 0
+        self._look_again_at = 0.0
+        self._observer_failed = False
+        self._started = time.monotonic()
+
+    def listen(self, event: Event) -> None:
+        """Takes an event from a slot's thread."""
+        self._events.put(event)
+
+    def run(self, config: DictConfig) -> SweepEnded:
+        """Runs the sweep to its end and raises what its exit status asks for."""
+        self._display = self._introduce()
+        self._study.context = self._context = dict(self._observer.sweep_started(self._start_event(config)) or {})
+        if not self._study.resumed:
+            _save_multirun(config, self._study.directory)
+        with StopRequests() as requests:
+            self._display.open()
+            try:
+                self._loop(requests)
+            finally:
+                self._display.close()
+        return self._conclude()
+
+    # -- Beginning and end ----------------------------------------------------------------------
+
+    def _introduce(self) -> Display:
+        """Says what is about to happen, the total first."""
+        study, space, options = self._study, self._space, self._options
+        records = study.records()
+        done = sum(record.state in ("complete", "pruned", "failed") for record in records)
+        cells = f"{len(space.cells)} cell{'s' * (len(space.cells) > 1)}"
+        budget = cells if space.pure_grid else f"{cells}, {options.n_trials} trials in each sampled one"
+        slots = f"{self._launcher.slots} slot{'s' * (self._launcher.slots > 1)}"
+        print(f"Sweep {study.name}: {study.total} trials ({budget}) in {slots}")
+        print(f"  {study.directory}")
+        if study.resumed:
+            print(f"  It goes on: {done} of {study.total} trials are finished.")
+        for note in (*space.notes, *_advice(space, options)):
+            print(f"  Note: {note}")
+        sys.stdout.flush()
+        return make_display(
+            total=study.total,
+            done=done,
+            slots=self._launcher.slots,
+            objectives=options.objectives,
+            varied=_varied_keys(space),
+        )
+
+    def _start_event(self, config: DictConfig) -> SweepStarted:
+        return SweepStarted(
+            sweep=self._study.name,
+            total=self._study.total,
+            config=config,
+            space=self._space.plain(),
+            resumed=self._study.resumed,
+            directory=self._study.directory,
+            directions=self._options.directions,
+            objectives=self._options.objectives,
+            context=self._study.context,
+        )
+
+    def _conclude(self) -> SweepEnded:
+        finished = self._study.finish_if_done()
+        records = self._study.records()
+        causes = Counter(record.cause or "unknown" for record in records if record.state == "failed")
+        ended = SweepEnded(
+            sweep=self._study.name,
+            total=self._study.total,
+            counts=Counter(record.state for record in records),
+            best=self._best(records),
+            seconds=time.monotonic() - self._started,
+            failures=causes,
+            interrupted=not finished,
+        )
+        self._observer.sweep_ended(ended)
+        print(summary(ended, self._messages))
+        if not finished:
+            print(f"To go on:\n  {_command()}")
+        sys.stdout.flush()
+        if self._fatal is not None:
+            error = FatalError(self._fatal.message)
+            error.status = self._fatal.fatal or error.status
+            raise error
+        if self._stopping == "interrupted":
+            raise Interrupted(f"The sweep {ended.sweep} was interrupted.")
+        if causes:
+            raise SweepFailed(f"{causes.total()} of {ended.total} trials failed.")
+        return ended
+
+    def _best(self, records: Sequence[Any]) -> tuple[BestTrial, ...]:
+        signs = [1.0 if direction == "minimize" else -1.0 for direction in self._options.directions]
+        complete = [record for record in records if record.state == "complete"]
+        scores = {r.number: tuple(s * v for s, v in zip(signs, r.values, strict=True)) for r in complete}
+        front = pareto_front(scores)
+        # With one objective, equals would all be on the front; the first of them is enough.
+        numbers = front[:1] if len(signs) == 1 else front
+        best = []
+        for record in complete:
+            if record.number in numbers:
+                values = dict(zip(self._options.objectives, record.values, strict=True))
+                directory = job_directory(self._compose(record.overrides, record.number))
+                best.append(BestTrial(record.number, values, record.overrides, directory))
+        return tuple(best)
+
+    # -- The loop -------------------------------------------------------------------------------
+
+    def _loop(self, requests: StopRequests) -> None:
+        while True:
+            self._react(requests)
+            self._fill()
+            if not self._running and (self._stopping or self._study.finish_if_done()):
+                return
+            if self._running:
+                self._launcher.flush()
+                done, _ = wait(self._running, TICK_SECONDS, FIRST_COMPLETED)
+            else:
+                # What is left runs under another controller; wait for it, or for its death.
+                done = set()
+                time.sleep(TICK_SECONDS)
+            self._show_events()
+            for future in done:
+                self._record(future)
+            self._study.beat()
+            self._display.refresh()
+
+    def _react(self, requests: StopRequests) -> None:
+        """Acts on Ctrl-C and on the sweep's own limits."""
+        if requests.count > self._stops_seen:
+            self._stops_seen = requests.count
+            if requests.count == 1:
+                self._stop("interrupted")
+                self._display.say(
+                    f"Stopping: {len(self._running)} running trials end at their next step. "
+                    "Press Ctrl-C again to stop at once."
+                )
+            else:
+                self._launcher.kill()
+        timeout = self._options.timeout
+        if timeout is not None and not self._stopping and time.monotonic() - self._started > timeout:
+            # As in Optuna: what runs may finish, and nothing new is started.
+            self._stopping = "timeout"
+            self._display.say(f"hydra.sweeper.timeout={timeout:g} s has passed: no further trial is started.")
+        limit = self._options.max_failures
+        if limit is not None and not self._stopping and self._failures > limit:
+            self._stop("failures")
+            self._display.say(f"More than hydra.sweeper.max_failures={limit} trials failed: the sweep stops.")
+
+    def _stop(self, why: str) -> None:
+        self._stopping = why
+        self._launcher.stop()
+
+    def _fill(self) -> None:
+        """Hands trials to free slots: no trial waits for any other to end."""
+        if self._stopping or (time.monotonic() < self._look_again_at and self._running):
+            return
+        while len(self._running) < self._launcher.slots:
+            claimed = self._study.claim()
+            if claimed is not None:
+                self._submit(claimed)
+                continue
+            orphans = self._study.orphans()
+            for orphan in orphans:
+                self._submit(orphan)
+            if not orphans:
+                self._look_again_at = time.monotonic() + LOOK_AGAIN_SECONDS
+                return
+
+    def _submit(self, claimed: Claimed) -> None:
+        config = self._compose(claimed.overrides, claimed.number)
+        directory = job_directory(config)
+        pruner = self._options.pruner
+        ticket = Ticket(
+            sweep=self._study.name,
+            number=claimed.number,
+            attempt=claimed.attempt,
+            directory=str(directory),
+            context=self._context,
+            storage=self._storage,
+            study=claimed.study,
+            trial_number=claimed.trial_number,
+            directions=self._options.directions,
+            pruner=None if pruner is None else pruner.plain(),
+            alone=not claimed.cell.sampled,
+        )
+        job = Job(claimed.number, claimed.overrides, config, ticket, self._options.trial_timeout)
+        self._display.started(claimed.number, claimed.attempt, claimed.overrides)
+        self._running[self._launcher.submit(job)] = (claimed, directory)
+
+    def _record(self, future: Future[Answer]) -> None:
+        claimed, directory = self._running.pop(future)
+        answer = future.result()
+        outcome = decide(
+            answer,
+            objectives=self._options.objectives,
+            deaths=claimed.deaths,
+            max_retries=self._options.max_retries,
+            stopping=self._stopping is not None,
+        )
+        self._display.ended(claimed.number, outcome, answer.seconds)
+        if outcome.state == State.RETRY:
+            self._submit(self._study.again(claimed))
+            return
+        # The observer first: a trial that the study calls final must have been told everywhere.
+        self._tell_observer(claimed, directory, outcome, answer)
+        self._study.finish(claimed, outcome)
+        if outcome.state == State.FAILED:
+            self._failures += 1
+            self._messages[claimed.number] = (outcome.cause or "unknown", outcome.message)
+        if outcome.fatal is not None and self._fatal is None:
+            self._fatal = outcome
+            self._stop("fatal")
+
+    def _tell_observer(self, claimed: Claimed, directory: Path, outcome: Outcome, answer: Answer) -> None:
+        event = TrialEnded(
+            number=claimed.number,
+            attempt=claimed.attempt,
+            state=str(outcome.state),
+            values=dict(zip(self._options.objectives, outcome.values, strict=False)),
+            cause=outcome.cause,
+            message=outcome.message,
+            overrides=claimed.overrides,
+            cell={key: value.text for key, value in claimed.cell.grid.items()},
+            params=claimed.params,
+            directory=directory,
+            seconds=answer.seconds,
+        )
+        try:
+            self._observer.trial_ended(event)
+        except Exception:
+            # Records kept elsewhere must not cost a night of training; once is enough to know.
+            if not self._observer_failed:
+                self._observer_failed = True
+                log.exception("The observer failed at trial %d; the sweep goes on", claimed.number)
+
+    def _show_events(self) -> None:
+        while True:
+            try:
+                event = self._events.get_nowait()
+            except queue.Empty:
+                return
+            if isinstance(event, Reported):
+                self._display.reported(event)
+            elif isinstance(event, Printed):
+                self._display.printed(event)
+
+
+def check_cells(space: Space, compose: Composer, observer: SweepObserver) -> dict[str, list[str]]:
+    """Composes and validates before anything starts.
+
+    An observer sees every cell, with the ends of its ranges. Without one, what can go wrong is
+    composing, which depends on single values and on combinations of groups: then each value is
+    composed at least once, and not each of what may be thousands of cells.
+
+    Returns:
+        What the observer said that the runs depend on: for each name the different digests.
+
+    Raises:
+        ConfigError: With the problems of all cells.
+    """
+    seen: set[str] = set()
+    problems: dict[str, list[str]] = {}
+    digests: dict[str, set[str]] = {}
+    checked = 0
+    for cell in space.cells:
+        for sampled in cell.corners():
+            overrides = cell.overrides(sampled)
+            if isinstance(observer, NoObserver) and seen.issuperset(overrides) and seen:
+                continue
+            seen.update(overrides)
+            checked += 1
+            for problem in _check(overrides, cell, compose, observer, digests):
+                problems.setdefault(problem, []).append(cell.label)
+    if problems:
+        lines = [
+            problem
+            if len(labels) == checked
+            else f"{problem} (in {labels[0]}{f' and {len(labels) - 1} more' if len(labels) > 1 else ''})"
+            for problem, labels in problems.items()
+        ]
+        if len(lines) > SHOWN_PROBLEMS:
+            lines[SHOWN_PROBLEMS:] = [f"… and {len(lines) - SHOWN_PROBLEMS} more."]
+        raise ConfigError(lines)
+    return {name: sorted(values) for name, values in sorted(digests.items())}
+
+
+def _check(
+    overrides: Sequence[str],
+    cell: Cell,
+    compose: Composer,
+    observer: SweepObserver,
+    digests: dict[str, set[str]],
+) -> list[str]:
+    """The problems of one configuration; what it depends on is added to `digests`."""
+    try:
+        config = compose(overrides, cell.index)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        return [_composition_problem(error, compose)]
+    try:
+        with hydra_config_set(config):
+            depends_on = observer.validate(task_config(config)) or {}
+    except ConfigError as error:
+        return list(error.problems)
+    for name, digest in depends_on.items():
+        digests.setdefault(name, set()).add(digest)
+    return []
+
+
+def _composition_problem(error: Exception, compose: Composer) -> str:
+    """Hydra's message in one line, with the nearest key where one is unknown."""
+    text = " ".join(f"{error} {error.__cause__ or ''}".split())
+    head, _, rest = text.partition("Could not override '")
+    if head or not rest:
+        return text
+    return f"{text.removesuffix('.')}{nearest(rest.partition(chr(39))[0], compose.keys())}"
+
+
+def identify(config: DictConfig, space: Space, options: SweepOptions, digests: Mapping[str, Sequence[str]]) -> Identity:
+    """What makes two commands mean the same sweep. The budget is not part of it, so it may grow."""
+    parts = {f"config.{key}": text for key, text in _leaves(config).items()}
+    parts |= {f"space.{key}": str(definition) for key, definition in space.plain().items()}
+    parts |= {f"depends_on.{name}": ",".join(values) for name, values in digests.items()}
+    parts["sweeper.direction"] = ",".join(options.directions)
+    parts["sweeper.objective"] = ",".join(options.objectives)
+    if not space.pure_grid:
+        parts["sweeper.sampler"] = str(options.sampler.plain())
+        parts["sweeper.seed"] = str(options.seed)
+    if options.pruner is not None:
+        parts["sweeper.pruner"] = str(options.pruner.plain())
+    return Identity(parts)
+
+
+def _leaves(config: DictConfig) -> dict[str, str]:
+    """The task's configuration, flat and unresolved, for `${now:…}` differs each time. Secrets are hashed."""
+    container = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+    assert isinstance(container, dict)
+    leaves: dict[str, str] = {}
+
+    def walk(prefix: str, node: Any) -> None:
+        if isinstance(node, dict) and node:
+            for key, value in node.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), value)
+        elif any(word in prefix.lower() for word in SECRET_WORDS):
+            leaves[prefix] = "sha256:" + hashlib.sha256(str(node).encode()).hexdigest()[:12]
+        else:
+            leaves[prefix] = str(node)
+
+    walk("", {key: value for key, value in container.items() if key != "hydra"})
+    return leaves
+
+
+def pareto_front(scores: Mapping[int, tuple[float, ...]]) -> list[int]:
+    """Numbers of the trials that no other beats in one value without losing in another; less is better."""
+    front: list[int] = []
+    for number, score in sorted(scores.items(), key=lambda item: (item[1], item[0])):
+        # In this order only an earlier trial can be better everywhere, and the front has the best ones.
+        if not any(all(a <= b for a, b in zip(scores[f], score, strict=True)) and scores[f] != score for f in front):
+            front.append(number)
+    return front
+
+
+def _read(given: Mapping[str, Any], arguments: Sequence[str], loader: Any) -> tuple[SweepOptions, Space]:
+    """Options and space; the problems of both are raised together."""
+    problems: list[str] = []
+    options = space = None
+    try:
+        options = SweepOptions.check(given)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        params = OmegaConf.to_container(given["params"], resolve=True) if given["params"] is not None else {}
+        space = read_space(arguments, params, n_trials=given["n_trials"], config_loader=loader)  # type: ignore[arg-type]
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    assert options is not None
+    assert space is not None
+    return options, space
+
+
+def _advice(space: Space, options: SweepOptions) -> list[str]:
+    """What the user may not expect, though nothing is wrong."""
+    advice = []
+    startup = getattr(make_sampler(options.sampler, seed=None), "_n_startup_trials", 0)
+    if not space.pure_grid and options.n_trials is not None and options.n_trials <= startup:
+        advice.append(
+            f"each cell gets {options.n_trials} trials, and {options.sampler.name} draws its first {startup} at "
+            "random: it will not learn anything."
+        )
+    if space.pure_grid and options.pruner is not None:
+        advice.append(
+            f"{options.pruner.name} compares trials within a cell, and each cell of a grid has one. To let trials "
+            "be compared, sample a key: key='tag(sampled, choice(a,b,c))'."
+        )
+    return advice
+
+
+def _varied_keys(space: Space) -> list[str]:
+    keys = dict.fromkeys(key for cell in space.cells for key in (*cell.grid, *cell.sampled))
+    return [key.lstrip("+") for key in keys]
+
+
+def _sweep_directory(config: DictConfig) -> Path:
+    with hydra_config_set(config):
+        directory = Path(str(OmegaConf.select(config, "hydra.sweep.dir")))
+    return Path(config.hydra.runtime.cwd) / directory
+
+
+def _save_multirun(config: DictConfig, directory: Path) -> None:
+    """Leaves `multirun.yaml`, as Hydra's own sweepers do."""
+    directory.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, directory / "multirun.yaml")
+
+
+def _command() -> str:
+    """The command line that this process was started with."""
+    python, *rest = sys.orig_argv
+    return shlex.join([Path(python).name, *rest])

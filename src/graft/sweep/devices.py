@@ -1,0 +1,58 @@
+"""GPUs of this machine, and which of them each slot sees."""
+
+from __future__ import annotations
+
+import os
+
+from graft.errors import ConfigError
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them.
+
+    A list that is set already is obeyed, so that a scheduler's choice stands. Otherwise NVML counts
+    them, because it needs no CUDA context, which would cost memory on every GPU. They are named by
+    UUID: NVML numbers devices by bus address and CUDA by speed.
+    """
+    given = os.environ.get(VISIBLE)
+    if given is not None:
+        return [name.strip() for name in given.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:  # no driver, hence no GPU
+        return []
+    try:
+        return [
+            pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))
+            for index in range(pynvml.nvmlDeviceGetCount())
+        ]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def slot_devices(slots: int | None, slots_per_gpu: int) -> list[str | None]:
+    """What each slot sets `CUDA_VISIBLE_DEVICES` to; None leaves it alone.
+
+    Args:
+        slots: How many slots; None for all that the GPUs offer, or one on a machine without.
+        slots_per_gpu: Slots that share a GPU.
+
+    Raises:
+        ConfigError: More slots than the GPUs offer.
+    """
+    gpus = visible_gpus()
+    if not gpus:
+        return [None] * (slots or 1)
+    # GPU by GPU before any is shared, so that fewer slots than places are spread out.
+    places = gpus * slots_per_gpu
+    if slots is not None and slots > len(places):
+        raise ConfigError(
+            f"hydra.launcher.slots={slots} is more than {len(gpus)} GPU{'s' * (len(gpus) > 1)} with "
+            f"hydra.launcher.slots_per_gpu={slots_per_gpu} offer. Allowed: up to {len(places)}, or "
+            f"hydra.launcher.slots_per_gpu={-(-slots // len(gpus))}, or {VISIBLE}= (empty) for jobs that need no GPU."
+        )
+    return list(places[: slots or len(places)])

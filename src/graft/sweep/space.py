@@ -1,0 +1,468 @@
+"""The space of a sweep: from overrides and `hydra.sweeper.params` to cells.
+
+A grid key (`a,b,c`, `choice()`, `glob()`, `range()`) is enumerated. A sampled key (`interval()`,
+`tag(sampled, choice())`, `tag(sampled, range())`) is left to the sampler. A cell is one combination
+of grid values with the ranges that its sampled keys have there; a pure grid has nothing sampled in
+any cell. In YAML a key may depend on grid values:
+
+    hydra:
+      sweeper:
+        params:
+          trainable: true,false
+          learning_rate:
+            trainable=true: tag(log, interval(1e-6, 1e-4))
+            otherwise: tag(log, interval(1e-4, 1e-2))
+
+Nothing here knows Optuna, runs anything or reads a file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from hydra.errors import HydraException
+
+from graft.errors import ConfigError
+from graft.sweep.options import nearest
+
+OTHERWISE = "otherwise"
+SAMPLED_TAG = "sampled"
+LOG_TAG = "log"
+KNOWN_TAGS = (SAMPLED_TAG, LOG_TAG)
+
+Plain = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value of a key: as an override spells it, and as plain data."""
+
+    text: str
+    plain: Plain
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A key with one value."""
+
+    value: Value
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A key whose values are enumerated, in the order given and without repetitions."""
+
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Range:
+    """A key whose numbers are sampled. `high` belongs to the range; `step` is None for a continuous one."""
+
+    kind: Literal["int", "float"]
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A key whose values are sampled from a list."""
+
+    values: tuple[Value, ...]
+
+
+Sampled = Range | Choices
+Definition = Fixed | Grid | Range | Choices
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """A key whose definition depends on grid values.
+
+    Attributes:
+        branches: Pairs of the values that other keys must have, and what the key then is. The first
+            that fits counts. Where none fits, the key is not set at all.
+    """
+
+    branches: tuple[tuple[Mapping[str, Value], Definition], ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of grid values.
+
+    Attributes:
+        index: Position in the sweep, from 0.
+        grid: The grid values of this cell, by key.
+        template: Every key in the order of its override; a text, or the range it is sampled from.
+    """
+
+    index: int
+    grid: Mapping[str, Value]
+    template: Mapping[str, str | Range | Choices]
+
+    @property
+    def sampled(self) -> dict[str, Sampled]:
+        return {key: part for key, part in self.template.items() if not isinstance(part, str)}
+
+    @property
+    def label(self) -> str:
+        """What the cell is called, as in ``trainable=true,head_width=64``."""
+        return ",".join(f"{key}={value.text}" for key, value in self.grid.items()) or "all"
+
+    def overrides(self, sampled: Mapping[str, Plain]) -> list[str]:
+        """The overrides of a trial in this cell, given a value for each sampled key."""
+        texts = (
+            (key, part if isinstance(part, str) else _sampled_text(part, sampled[key]))
+            for key, part in self.template.items()
+        )
+        return [f"{key}={text}" if text is not _DELETION else key for key, text in texts]
+
+    def corners(self) -> Iterator[dict[str, Plain]]:
+        """Sampled values that together show each end of each range, and each choice, at least once."""
+        ends = {
+            key: [value.plain for value in part.values] if isinstance(part, Choices) else [part.low, part.high]
+            for key, part in self.sampled.items()
+        }
+        for position in range(max((len(values) for values in ends.values()), default=1)):
+            yield {key: _as_kind(self.sampled[key], values[position % len(values)]) for key, values in ends.items()}
+
+
+@dataclass(frozen=True)
+class Space:
+    """Everything that a sweep varies, and what it holds fixed on the way.
+
+    Attributes:
+        definitions: By override key, in the order in which the overrides are applied.
+        cells: Every cell, in the order of the grid, the last key fastest.
+        notes: Remarks for the user, such as a value that was given twice.
+    """
+
+    definitions: Mapping[str, Definition | Conditional]
+    cells: tuple[Cell, ...]
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def pure_grid(self) -> bool:
+        return not any(cell.sampled for cell in self.cells)
+
+    def trials_in(self, cell: Cell, n_trials: int | None) -> int:
+        """How many trials `cell` gets: one where nothing is sampled."""
+        return (n_trials or 0) if cell.sampled else 1
+
+    def plain(self) -> dict[str, Any]:
+        """The space as plain data, for comparing and for showing a difference."""
+        return {key: describe(definition) for key, definition in self.definitions.items()}
+
+
+def read_space(
+    arguments: Sequence[str], params: Mapping[str, Any], *, n_trials: int | None, config_loader: Any = None
+) -> Space:
+    """Reads the space from overrides, on top of `hydra.sweeper.params`.
+
+    Args:
+        arguments: Overrides as on the command line.
+        params: Keys and values as in YAML. A key that `arguments` sets as well is replaced.
+        n_trials: Trials a cell; needed where something is sampled.
+        config_loader: Hydra's, for `glob()`.
+
+    Raises:
+        ConfigError: With every problem there is.
+    """
+    reader = _Reader(OverridesParser.create(config_loader=config_loader))
+    definitions = reader.read(arguments, params)
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    cells = tuple(_cells(definitions))
+    sampled = sorted({key for cell in cells for key in cell.sampled})
+    if sampled and n_trials is None:
+        raise ConfigError(
+            f"hydra.sweeper.n_trials=null: {', '.join(sampled)} {'is' if len(sampled) == 1 else 'are'} sampled, so "
+            "the sweep needs a number of trials. Allowed: a whole number from 1, as in hydra.sweeper.n_trials=20."
+        )
+    return Space(definitions, cells, tuple(reader.notes))
+
+
+def describe(definition: Definition | Conditional) -> Any:
+    """`definition` as plain data that reads like an override."""
+    match definition:
+        case Fixed(value):
+            return "deleted" if value.text is _DELETION else value.text
+        case Grid(values):
+            return ",".join(value.text for value in values)
+        case Choices(values):
+            return f"tag(sampled, choice({','.join(value.text for value in values)}))"
+        case Range(kind, low, high, log, step):
+            body = f"interval({low!r}, {high!r})" if step is None else f"range({low!r}..{high!r} by {step!r})"
+            body = f"int({body})" if kind == "int" else body
+            return f"tag(log, {body})" if log else body
+        case Conditional(branches):
+            return {
+                ",".join(f"{key}={value.text}" for key, value in condition.items()) or OTHERWISE: describe(branch)
+                for condition, branch in branches
+            }
+
+
+_DELETION = "\0deleted"
+"""Stands for the value of `~key`, which has none."""
+
+
+def _sampled_text(part: Sampled, value: Plain) -> str:
+    if isinstance(part, Choices):
+        # True equals 1 in Python, and both may be choices, so types must agree as well.
+        for choice in part.values:
+            if choice.plain == value and type(choice.plain) is type(value):
+                return choice.text
+        raise ValueError(f"{value!r} is none of the choices {[choice.plain for choice in part.values]}")
+    return repr(_as_kind(part, value))
+
+
+def _as_kind(part: Sampled, value: Any) -> Plain:
+    if isinstance(part, Choices):
+        return value  # type: ignore[no-any-return]
+    return int(value) if part.kind == "int" else float(value)
+
+
+def _cells(definitions: Mapping[str, Definition | Conditional]) -> Iterator[Cell]:
+    """Every cell once. Conditional keys are settled after the grid keys that they depend on."""
+    grid_keys = {key: d.values for key, d in definitions.items() if isinstance(d, Grid)}
+    seen: set[tuple[tuple[str, Any], ...]] = set()
+    index = 0
+    for combination in itertools.product(*grid_keys.values()):
+        chosen = dict(zip(grid_keys, combination, strict=True))
+        settled = _settle(definitions, chosen)
+        # A condition may open further grids, which then belong to this part of the grid only.
+        inner = {key: d.values for key, d in settled.items() if isinstance(d, Grid)}
+        for inner_combination in itertools.product(*inner.values()):
+            cell_grid = chosen | dict(zip(inner, inner_combination, strict=True))
+            template: dict[str, str | Range | Choices] = {}
+            for key, definition in settled.items():
+                if key in cell_grid:
+                    template[key] = cell_grid[key].text
+                elif isinstance(definition, Fixed):
+                    template[key] = definition.value.text
+                else:
+                    assert isinstance(definition, Range | Choices)
+                    template[key] = definition
+            identity = tuple(template.items())
+            if identity not in seen:
+                seen.add(identity)
+                yield Cell(index, cell_grid, template)
+                index += 1
+
+
+def _settle(definitions: Mapping[str, Definition | Conditional], chosen: Mapping[str, Value]) -> dict[str, Definition]:
+    """What each key is, once the grid keys are `chosen`. A key that no condition fits is left out."""
+    settled: dict[str, Definition] = {}
+    for key, definition in definitions.items():
+        if key in chosen:
+            settled[key] = Fixed(chosen[key])
+        elif isinstance(definition, Conditional):
+            known = dict(chosen) | {k: d.value for k, d in definitions.items() if isinstance(d, Fixed)}
+            for condition, branch in definition.branches:
+                if all(known.get(other) == value for other, value in condition.items()):
+                    settled[key] = branch
+                    break
+        else:
+            settled[key] = definition
+    return settled
+
+
+class _Reader:
+    """Parses overrides into definitions and collects the problems on the way."""
+
+    def __init__(self, parser: OverridesParser) -> None:
+        self._parser = parser
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+
+    def read(self, arguments: Sequence[str], params: Mapping[str, Any]) -> dict[str, Definition | Conditional]:
+        definitions: dict[str, Definition | Conditional] = {}
+        from_yaml: dict[str, str] = {}
+        for key, given in params.items():
+            if _bare(key) in from_yaml:
+                self.problems.append(
+                    f"hydra.sweeper.params defines {_bare(key)} twice, as {from_yaml[_bare(key)]} and as {key}. "
+                    "Allowed: one definition a key."
+                )
+            from_yaml[_bare(key)] = key
+            self._refuse_hydra(key)
+            if _is_conditional(given):
+                definitions[key] = self._conditional(key, given)
+            elif (parsed := self._parse(f"{key}={_yaml_text(given)}")) is not None:
+                definitions[key] = parsed[1]
+        given_as: dict[str, str] = {}
+        for argument in arguments:
+            parsed = self._parse(argument)
+            if parsed is None:
+                continue
+            key, definition = parsed
+            bare = _bare(key)
+            if bare in given_as and not (
+                isinstance(definition, Fixed) and isinstance(definitions[key], Fixed) if key in definitions else False
+            ):
+                self.problems.append(
+                    f"{bare} is defined twice, by {given_as[bare]} and by {argument}. Allowed: one definition a key."
+                )
+            if bare in from_yaml:
+                definitions.pop(from_yaml.pop(bare))
+            given_as[bare] = argument
+            definitions[key] = definition
+        self._check_conditions(definitions)
+        return definitions
+
+    def _refuse_hydra(self, key: str) -> None:
+        if key.startswith(("hydra.", "hydra/")):
+            self.problems.append(
+                f"hydra.sweeper.params.{key} is not allowed: a sweep cannot vary Hydra's own configuration."
+            )
+
+    def _parse(self, override_text: str) -> tuple[str, Definition] | None:
+        try:
+            override = self._parser.parse_override(override_text)
+            return override.get_key_element(), self._definition(override)
+        except (HydraException, ValueError) as error:
+            self.problems.append(f"{override_text}: {' '.join(str(error).split())}")
+            return None
+
+    def _definition(self, override: Override) -> Definition:
+        key = override.get_key_element()
+        value = override.value()
+        if not override.is_sweep_override():
+            if override.is_delete() and "=" not in (override.input_line or ""):
+                return Fixed(Value(_DELETION, None))
+            return Fixed(_value(override._value))
+        tags = set(getattr(value, "tags", ()))
+        for tag in sorted(tags - set(KNOWN_TAGS)):
+            self.problems.append(
+                f"{key}: the tag {tag} means nothing. Allowed: {', '.join(KNOWN_TAGS)}{nearest(tag, KNOWN_TAGS)}"
+            )
+        if isinstance(value, IntervalSweep):
+            return self._interval(key, value, log=LOG_TAG in tags)
+        if LOG_TAG in tags:
+            self.problems.append(f"{key}: only an interval can be tagged log. Allowed: tag(log, interval(low, high)).")
+        if isinstance(value, RangeSweep):
+            return self._range(key, value, sampled=SAMPLED_TAG in tags)
+        if isinstance(value, ChoiceSweep) and value.shuffle:
+            self.notes.append(f"{key}: shuffle() has no effect; trials run in the order of the grid.")
+        # Not sweep_iterator() for choices: it would shuffle, and a resumed sweep must find the same order.
+        elements = value.list if isinstance(value, ChoiceSweep) else list(override.sweep_iterator())
+        values = self._distinct(key, [_value(element) for element in elements])
+        if not values:
+            self.problems.append(f"{key} has no values: {override.input_line} matches nothing.")
+        return Choices(values) if SAMPLED_TAG in tags else Grid(values)
+
+    def _interval(self, key: str, interval: IntervalSweep, *, log: bool) -> Definition:
+        low, high = interval.start, interval.end
+        assert low is not None
+        assert high is not None
+        kind: Literal["int", "float"] = "int" if isinstance(low, int) and isinstance(high, int) else "float"
+        shown = f"{key}={'int(' if kind == 'int' else ''}interval({low}, {high}){')' if kind == 'int' else ''}"
+        if not (math.isfinite(low) and math.isfinite(high)):
+            self.problems.append(f"{shown} is not finite. Allowed: two finite numbers.")
+        elif low >= high:
+            self.problems.append(f"{shown} is empty. Allowed: interval(low, high) with low below high.")
+        if log and low <= 0:
+            self.problems.append(
+                f"{shown} cannot be sampled in the log domain from {low}. Allowed: a low end above 0, such as "
+                f"tag(log, interval({1 if kind == 'int' else '1e-6'}, {high}))."
+            )
+        return Range(kind, low, high, log)
+
+    def _range(self, key: str, value: RangeSweep, *, sampled: bool) -> Definition:
+        if value.step == 0:
+            self.problems.append(f"{key}=range({value.start}, {value.stop}, 0) has a step of 0.")
+            return Grid(())
+        numbers = list(value.range())
+        if not numbers:
+            self.problems.append(
+                f"{key}=range({value.start}, {value.stop}, {value.step}) is empty. Allowed: range(start, stop, step) "
+                "as in Python, where stop does not belong to the range."
+            )
+            return Grid(())
+        if sampled and len(numbers) > 1:
+            kind: Literal["int", "float"] = "int" if isinstance(numbers[0], int) else "float"
+            return Range(kind, min(numbers), max(numbers), step=abs(value.step))
+        values = tuple(Value(str(number), number) for number in numbers)
+        return Choices(values) if sampled else Grid(values)
+
+    def _distinct(self, key: str, values: list[Value]) -> tuple[Value, ...]:
+        distinct = tuple(dict.fromkeys(values))
+        if len(distinct) < len(values):
+            repeated = sorted({value.text for value in values if values.count(value) > 1})
+            self.notes.append(f"{key} was given {', '.join(repeated)} more than once; no cell is run twice.")
+        return distinct
+
+    def _conditional(self, key: str, given: Mapping[str, Any]) -> Conditional:
+        branches: list[tuple[Mapping[str, Value], Definition]] = []
+        for condition_text, branch in given.items():
+            condition: dict[str, Value] = {}
+            if condition_text != OTHERWISE:
+                for term in str(condition_text).split(","):
+                    if (parsed := self._parse(term.strip())) is not None and isinstance(parsed[1], Fixed):
+                        condition[parsed[0]] = parsed[1].value
+            if (parsed := self._parse(f"{key}={_yaml_text(branch)}")) is not None:
+                branches.append((condition, parsed[1]))
+        # `otherwise` is what is left, wherever it is written.
+        branches.sort(key=lambda branch: not branch[0])
+        return Conditional(tuple(branches))
+
+    def _check_conditions(self, definitions: Mapping[str, Definition | Conditional]) -> None:
+        decidable = {key: d for key, d in definitions.items() if isinstance(d, Grid | Fixed)}
+        for key, definition in definitions.items():
+            if not isinstance(definition, Conditional):
+                continue
+            for other, value in ((o, v) for condition, _ in definition.branches for o, v in condition.items()):
+                if other not in decidable:
+                    self.problems.append(
+                        f"hydra.sweeper.params.{key} depends on {other}={value.text}, but {other} is no grid key of "
+                        f"this sweep. Allowed: {', '.join(decidable) or 'none here'}{nearest(other, decidable)}"
+                    )
+                    continue
+                on = decidable[other]
+                values = on.values if isinstance(on, Grid) else (on.value,)
+                # A single value is often set on the command line to look at one half of a space.
+                if value not in values and isinstance(on, Grid):
+                    texts = [v.text for v in values]
+                    self.problems.append(
+                        f"hydra.sweeper.params.{key} depends on {other}={value.text}, which {other} never is. "
+                        f"Allowed: {', '.join(texts)}{nearest(value.text, texts)}"
+                    )
+
+
+def _bare(key: str) -> str:
+    return key.lstrip("+~")
+
+
+def _is_conditional(given: Any) -> bool:
+    return isinstance(given, Mapping) and bool(given) and all(str(key) == OTHERWISE or "=" in str(key) for key in given)
+
+
+def _value(element: Any) -> Value:
+    """An element of Hydra's override grammar, spelt so that the grammar reads it back unchanged."""
+    text = Override._get_value_element_as_str(element)
+    if isinstance(element, bool):
+        text = text.lower()  # as YAML and most users spell it; Hydra would write True
+    plain = Override._convert_value(element)
+    return Value(text, plain if plain is None or isinstance(plain, str | int | float | bool) else text)
+
+
+_YAML_TEXT: dict[type, Callable[[Any], str]] = {
+    bool: lambda value: "true" if value else "false",
+    type(None): lambda value: "null",
+    list: lambda value: "[" + ",".join(_yaml_text(item) for item in value) + "]",
+    dict: lambda value: "{" + ",".join(f"{key}:{_yaml_text(item)}" for key, item in value.items()) + "}",
+}
+
+
+def _yaml_text(value: Any) -> str:
+    """A YAML value in Hydra's override grammar; a string is taken to be in that grammar already."""
+    return _YAML_TEXT.get(type(value), str)(value)

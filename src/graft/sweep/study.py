@@ -1,0 +1,598 @@
+"""The studies of one sweep: created once, claimed from, finished, resumed and joined.
+
+A sweep is a study of its name. If trials are sampled in several cells, each cell has a study of its
+own, `NAME/CELL`, and the first holds only the sweep's attributes; otherwise it holds the trials.
+Every trial exists from the start, as WAITING, so its number never changes and none can be lost or
+made twice: what two controllers do is to take trials from WAITING to RUNNING, one at a time.
+
+The attributes of the sweep's study: `graft.identity` (what it may be resumed with),
+`graft.directory`, `graft.context` (from the observer), `graft.finished`, and for each controller
+`graft.controller.ID`. Those of a trial: `graft.number`, `graft.owner` (a controller's ID, or None),
+`graft.attempt`, `graft.deaths`, `graft.failure` and `graft.message`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+import os
+import platform
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from graft.errors import ConfigError
+from graft.sweep.options import SEQUENCE_SAMPLERS, SweepOptions, make_pruner, make_sampler
+from graft.sweep.outcome import Outcome, State
+from graft.sweep.reporting import TOLD_ATTRIBUTE
+from graft.sweep.space import Cell, Choices, Plain, Sampled, Space, Value
+from graft.sweep.storage import ControllerLock, open_storage
+
+IDENTITY, DIRECTORY, CONTEXT, FINISHED = (
+    "graft.identity",
+    "graft.directory",
+    "graft.context",
+    "graft.finished",
+)
+CONTROLLER = "graft.controller."
+CELL = "graft.cell"
+NUMBER, OWNER, ATTEMPT, DEATHS = "graft.number", "graft.owner", "graft.attempt", "graft.deaths"
+FAILURE, MESSAGE = "graft.failure", "graft.message"
+
+BEAT_SECONDS = 20.0
+"""How often a controller shows that it lives."""
+
+DEAD_AFTER_SECONDS = 120.0
+"""A controller on another host that was silent for so long is taken to be dead."""
+
+MANY_CHOICES = 100
+"""A categorical distribution is stored with every trial; longer ones would make storages quadratic."""
+
+STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.WAITING: "waiting",
+    TrialState.RUNNING: "running",
+}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a sweep is: the same identity means that the same sweep is meant.
+
+    Attributes:
+        parts: Flat names and texts of configuration, space, settings and dependencies.
+    """
+
+    parts: Mapping[str, str]
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(dict(self.parts), sort_keys=True).encode()).hexdigest()
+
+    def differences(self, other: Mapping[str, str]) -> list[str]:
+        """One line for each part that differs from `other`, the older one."""
+        lines = []
+        for name in sorted({*self.parts, *other}):
+            before, now = other.get(name, "(not set)"), self.parts.get(name, "(not set)")
+            if before != now:
+                lines.append(f"  {name}: was {before}, now {now}")
+        return lines
+
+
+@dataclass
+class Claimed:
+    """A trial that this controller runs.
+
+    Attributes:
+        number: In the whole sweep.
+        cell: Where it lies.
+        study: Name of the study that holds it, and `trial_number` its number there.
+        params: Sampled values by key.
+        attempt: From 0.
+        deaths: How often its worker died.
+    """
+
+    number: int
+    cell: Cell
+    study: str
+    trial_number: int
+    trial_id: int
+    params: Mapping[str, Plain]
+    attempt: int = 0
+    deaths: int = 0
+    overrides: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.overrides = tuple(self.cell.overrides(self.params))
+
+
+@dataclass(frozen=True)
+class Record:
+    """A trial as the study has it."""
+
+    number: int
+    state: str
+    values: tuple[float, ...]
+    overrides: tuple[str, ...]
+    cause: str | None
+
+
+class SweepStudy:
+    """The studies of one sweep, for one controller. Used from one thread only, as Optuna's storages are.
+
+    Make one with `open_sweep`.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        storage: str,
+        space: Space,
+        options: SweepOptions,
+        existing: bool,
+    ) -> None:
+        self.name = name
+        self.storage = storage
+        self.resumed = existing
+        self._opened = open_storage(storage)
+        self._lock = ControllerLock(storage, self._opened)
+        self._space = space
+        self._options = options
+        self.controller = uuid.uuid4().hex[:12]
+        self._last_beat = 0.0
+        self._positions = list(_positions(space, options.n_trials))
+        # A study a cell only where a sampler has to learn within it.
+        self._one_study = space.pure_grid or len(space.cells) == 1
+        self._studies: dict[str, optuna.Study] = {}
+        self._waiting: list[int] = []
+        self._ids: dict[int, int] = {}
+        self._grid_distributions: dict[str, BaseDistribution | None] = {}
+
+    # -- The sweep ------------------------------------------------------------------------------
+
+    @property
+    def total(self) -> int:
+        return len(self._positions)
+
+    @property
+    def directory(self) -> Path:
+        return Path(self._root.user_attrs[DIRECTORY])
+
+    @property
+    def context(self) -> dict[str, str]:
+        return dict(self._root.user_attrs.get(CONTEXT, {}))
+
+    @context.setter
+    def context(self, context: Mapping[str, str]) -> None:
+        if dict(context) != self.context:
+            self._root.set_user_attr(CONTEXT, dict(context))
+
+    @property
+    def _root(self) -> optuna.Study:
+        return self._study(self.name)
+
+    def create_trials(self) -> None:
+        """Creates whatever trials of the budget do not exist yet. The caller holds the lock."""
+        wanted: Counter[str] = Counter()
+        for number, (cell, position) in enumerate(self._positions):
+            name = self._study_name(cell)
+            if name not in wanted:
+                study = self._study(name, create=True)
+                if name != self.name and CELL not in study.user_attrs:
+                    study.set_user_attr(CELL, {key: value.plain for key, value in cell.grid.items()})
+                wanted[name] = len(study.get_trials(deepcopy=False))
+            position = number if self._one_study else position
+            if position >= wanted[name]:
+                study = self._study(name)
+                study._storage.create_new_trial(study._study_id, self._template(number, cell))
+                wanted[name] += 1
+
+    def _template(self, number: int, cell: Cell) -> FrozenTrial:
+        """A trial that waits. On a grid it has its values already, for Optuna's plots and tables."""
+        if cell.sampled:
+            return create_trial(state=TrialState.WAITING, user_attrs={NUMBER: number})
+        distributions = {key: d for key in cell.grid if (d := self._grid_distribution(key)) is not None}
+        return create_trial(
+            state=TrialState.WAITING,
+            user_attrs={NUMBER: number},
+            params={key: _grid_param(cell.grid[key], d) for key, d in distributions.items()},
+            distributions=distributions,
+        )
+
+    def _grid_distribution(self, key: str) -> BaseDistribution | None:
+        if key not in self._grid_distributions:
+            values = dict.fromkeys(cell.grid[key] for cell in self._space.cells if key in cell.grid)
+            self._grid_distributions[key] = _grid_distribution([value.plain for value in values])
+        return self._grid_distributions[key]
+
+    def records(self) -> list[Record]:
+        """Every trial of the budget, by number."""
+        records = []
+        for number, cell, trial in self._trials():
+            params = {key: trial.params.get(key) for key in cell.sampled}
+            complete = all(key in trial.params for key in cell.sampled)
+            records.append(
+                Record(
+                    number,
+                    STATES[trial.state],
+                    tuple(trial.values or ()),
+                    tuple(cell.overrides(params)) if complete else (),
+                    trial.user_attrs.get(FAILURE),
+                )
+            )
+        return records
+
+    def finish_if_done(self) -> bool:
+        """Marks the sweep as finished once all of its trials are, and says whether they are."""
+        done = all(trial.state.is_finished() for _, _, trial in self._trials())
+        if done and not self._root.user_attrs.get(FINISHED):
+            self._root.set_user_attr(FINISHED, True)
+        return done
+
+    # -- Controllers ----------------------------------------------------------------------------
+
+    def join(self) -> None:
+        """Announces this controller, so that others leave its trials alone."""
+        self._beat(left=False)
+
+    def beat(self) -> None:
+        """Shows that this controller lives, if it is time to."""
+        if time.monotonic() - self._last_beat > BEAT_SECONDS:
+            self._beat(left=False)
+
+    def leave(self) -> None:
+        """Takes leave: what this controller left RUNNING, if anything, is free."""
+        self._beat(left=True)
+
+    def _beat(self, *, left: bool) -> None:
+        self._last_beat = time.monotonic()
+        process = psutil.Process()
+        record = {
+            "host": _host(),
+            "pid": process.pid,
+            "started": process.create_time(),
+            "beat": time.time(),
+            "left": left,
+        }
+        self._root.set_user_attr(CONTROLLER + self.controller, record)
+
+    def others_alive(self) -> set[str]:
+        """The other controllers of this sweep that live."""
+        attributes = self._root.user_attrs
+        return {
+            name.removeprefix(CONTROLLER)
+            for name, record in attributes.items()
+            if name.startswith(CONTROLLER) and name != CONTROLLER + self.controller and _alive(record)
+        }
+
+    # -- Trials ---------------------------------------------------------------------------------
+
+    def claim(self) -> Claimed | None:
+        """Takes the next trial that waits, or None if there is none.
+
+        Its sampled values are chosen now, so that they rest on all that is known now.
+        """
+        while self._waiting or self._refill():
+            number = heapq.heappop(self._waiting)
+            trial_id = self._ids[number]
+            with self._lock():
+                if not self._take(trial_id):
+                    continue
+                self._opened_for(number).set_trial_user_attr(trial_id, OWNER, self.controller)
+            return self._claimed(number, trial_id)
+        return None
+
+    def orphans(self) -> list[Claimed]:
+        """Takes over the trials whose controllers are dead, to be run again from their checkpoints."""
+        suspects = [
+            number
+            for number, _, trial in self._trials((TrialState.RUNNING,))
+            if trial.user_attrs.get(OWNER) != self.controller
+        ]
+        if not suspects:
+            return []
+        taken = []
+        with self._lock():
+            # Under the lock nobody is between claiming a trial and owning it.
+            alive = self.others_alive()
+            for number in suspects:
+                storage, trial_id = self._opened_for(number), self._ids[number]
+                trial = storage.get_trial(trial_id)
+                owner = trial.user_attrs.get(OWNER)
+                if trial.state == TrialState.RUNNING and owner not in alive and owner != self.controller:
+                    if owner is not None:
+                        end_leftover_workers(self._root.user_attrs.get(CONTROLLER + owner))
+                    storage.set_trial_user_attr(trial_id, OWNER, self.controller)
+                    taken.append((number, trial_id))
+        return [self._claimed(number, trial_id) for number, trial_id in taken]
+
+    def again(self, claimed: Claimed) -> Claimed:
+        """The next attempt of a trial whose worker died."""
+        storage = self._opened_for(claimed.number)
+        storage.set_trial_user_attr(claimed.trial_id, DEATHS, claimed.deaths + 1)
+        storage.set_trial_user_attr(claimed.trial_id, ATTEMPT, claimed.attempt + 1)
+        claimed.deaths += 1
+        claimed.attempt += 1
+        return claimed
+
+    def finish(self, claimed: Claimed, outcome: Outcome) -> None:
+        """Records a final outcome, or puts an interrupted trial back."""
+        storage, trial_id = self._opened_for(claimed.number), claimed.trial_id
+        if outcome.state == State.INTERRUPTED:
+            # Under the lock, for a RUNNING trial without an owner counts as an orphan.
+            with self._lock():
+                storage.set_trial_user_attr(trial_id, OWNER, None)
+                storage.set_trial_state_values(trial_id, TrialState.WAITING)
+            return
+        if outcome.state == State.FAILED:
+            storage.set_trial_user_attr(trial_id, FAILURE, outcome.cause)
+            storage.set_trial_user_attr(trial_id, MESSAGE, outcome.message)
+        study = self._study(claimed.study)
+        study.sampler = self._sampler(claimed.cell, claimed.trial_number)
+        match outcome.state:
+            case State.COMPLETE:
+                study.tell(claimed.trial_number, list(outcome.values))
+            case State.PRUNED:
+                study.tell(claimed.trial_number, state=TrialState.PRUNED)
+            case _:
+                study.tell(claimed.trial_number, state=TrialState.FAIL)
+
+    def told(self, claimed: Claimed) -> str | None:
+        """What the job was told, as far as it left that in the study; for launchers without a channel."""
+        told = self._opened_for(claimed.number).get_trial(claimed.trial_id).user_attrs.get(TOLD_ATTRIBUTE)
+        return None if told is None else str(told)
+
+    def _take(self, trial_id: int) -> bool:
+        try:
+            return self._root._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+        except UpdateFinishedTrialError:
+            return False
+
+    def _claimed(self, number: int, trial_id: int) -> Claimed:
+        cell, position = self._positions[number]
+        position = number if self._one_study else position
+        storage = self._opened_for(number)
+        attributes = storage.get_trial(trial_id).user_attrs
+        # Whoever started it before, and however that ended: this is one attempt more.
+        attempt = int(attributes.get(ATTEMPT, -1)) + 1
+        storage.set_trial_user_attr(trial_id, ATTEMPT, attempt)
+        name = self._study_name(cell)
+        params = self._sample(self._study(name), cell, position, trial_id)
+        return Claimed(
+            number=number,
+            cell=cell,
+            study=name,
+            trial_number=position,
+            trial_id=trial_id,
+            params=params,
+            attempt=attempt,
+            deaths=int(attributes.get(DEATHS, 0)),
+        )
+
+    def _sample(self, study: optuna.Study, cell: Cell, position: int, trial_id: int) -> dict[str, Plain]:
+        """Values for the sampled keys; a trial that has some already keeps them."""
+        if not cell.sampled:
+            return {}
+        study.sampler = self._sampler(cell, position)
+        study._thread_local.cached_all_trials = None
+        trial = optuna.Trial(study, trial_id)
+        return {key: _suggest(trial, key, part) for key, part in cell.sampled.items()}
+
+    def _sampler(self, cell: Cell, position: int) -> optuna.samplers.BaseSampler:
+        """A sampler for one trial.
+
+        Each trial has a seed of its own, made from the sweep's: a sampler made anew by a resumed or a
+        second controller would otherwise draw again what was drawn before.
+        """
+        part, seed = self._options.sampler, self._options.seed
+        if seed is not None and part.name not in SEQUENCE_SAMPLERS:
+            digest = hashlib.sha256(f"{seed}/{cell.label}/{position}".encode()).digest()
+            seed = int.from_bytes(digest[:4], "big")
+        return make_sampler(part, seed=seed)
+
+    # -- Optuna ---------------------------------------------------------------------------------
+
+    def _study_name(self, cell: Cell) -> str:
+        return self.name if self._one_study else f"{self.name}/{cell.label}"
+
+    def _study(self, name: str, *, create: bool = False) -> optuna.Study:
+        if name not in self._studies:
+            pruner = make_pruner(self._options.pruner.plain() if self._options.pruner else None)
+            sampler = make_sampler(self._options.sampler, seed=self._options.seed)
+            if create:
+                self._studies[name] = optuna.create_study(
+                    storage=self._opened,
+                    study_name=name,
+                    directions=[StudyDirection[name.upper()] for name in self._options.directions],
+                    sampler=sampler,
+                    pruner=pruner,
+                    load_if_exists=True,
+                )
+            else:
+                self._studies[name] = optuna.load_study(
+                    storage=self._opened, study_name=name, sampler=sampler, pruner=pruner
+                )
+        return self._studies[name]
+
+    def _opened_for(self, number: int) -> BaseStorage:
+        """The storage as Optuna's studies see it, with their cache in front of a database."""
+        return self._study(self._study_name(self._positions[number][0]))._storage
+
+    def _refill(self) -> bool:
+        """Looks for trials that wait, and whether there are any."""
+        self._waiting = [number for number, _, _ in self._trials((TrialState.WAITING,))]
+        heapq.heapify(self._waiting)
+        return bool(self._waiting)
+
+    def _trials(self, states: Sequence[TrialState] | None = None) -> Iterator[tuple[int, Cell, FrozenTrial]]:
+        """Trials of the budget with their numbers in the sweep and their cells."""
+        by_study: dict[str, list[FrozenTrial]] = {}
+        for number, (cell, position) in enumerate(self._positions):
+            name = self._study_name(cell)
+            if name not in by_study:
+                by_study[name] = self._study(name).get_trials(deepcopy=False)
+            position = number if self._one_study else position
+            if position < len(by_study[name]):
+                trial = by_study[name][position]
+                self._ids[number] = trial._trial_id
+                if states is None or trial.state in states:
+                    yield number, cell, trial
+
+
+def open_sweep(
+    *, storage: str, job_name: str, space: Space, options: SweepOptions, identity: Identity, directory: Path
+) -> SweepStudy:
+    """Opens the sweep that is meant, or creates it.
+
+    With a study name it is the one of that name. Without, it is the latest unfinished sweep of the
+    same identity, or a new one.
+
+    Raises:
+        ConfigError: The named sweep exists and is another one; the differences are shown.
+    """
+    opened = open_storage(storage)
+    with ControllerLock(storage, opened)():
+        summaries = {study.study_name: study for study in opened.get_all_studies()}
+        name = options.study_name
+        if name is None:
+            unfinished = [
+                study.study_name
+                for study in summaries.values()
+                if study.user_attrs.get(IDENTITY, {}).get("digest") == identity.digest
+                and not study.user_attrs.get(FINISHED)
+            ]
+            name = unfinished[-1] if unfinished else _new_name(job_name, summaries)
+        existing = name in summaries
+        if existing:
+            _refuse_if_another(name, summaries[name], identity, options)
+        sweep = SweepStudy(name=name, storage=storage, space=space, options=options, existing=existing)
+        root = sweep._study(name, create=True)
+        if not existing:
+            root.set_user_attr(DIRECTORY, str(directory))
+            root.set_user_attr(IDENTITY, {"digest": identity.digest, "parts": dict(identity.parts)})
+        # Also for an old one: its creator may have died halfway, and its budget may have grown.
+        sweep.create_trials()
+        sweep.join()
+    return sweep
+
+
+def end_leftover_workers(controller: Mapping[str, Any] | None) -> None:
+    """Ends workers that outlived their controller, if it ran on this host.
+
+    They end by themselves when their pipe closes, unless a task holds the interpreter in a long call;
+    two attempts of a trial must never write to one folder.
+    """
+    from graft.sweep.workers import CONTROLLER_VARIABLE
+
+    if controller is None or controller["host"] != _host():
+        return
+    for process in psutil.process_iter(["cmdline"]):
+        try:
+            if "graft.sweep.worker" in (process.info["cmdline"] or ()) and process.environ().get(
+                CONTROLLER_VARIABLE
+            ) == str(controller["pid"]):
+                process.kill()
+                process.wait(10)
+        except psutil.Error:
+            continue
+
+
+def _refuse_if_another(name: str, study: Any, identity: Identity, options: SweepOptions) -> None:
+    recorded = study.user_attrs.get(IDENTITY)
+    if recorded is None:
+        raise ConfigError(
+            f"hydra.sweeper.study_name={name} exists in {options.storage or 'the storage'} and is not a sweep of "
+            "Graft's. Allowed: a new name, or the name of a sweep to go on with."
+        )
+    if recorded["digest"] != identity.digest:
+        raise ConfigError(
+            f"hydra.sweeper.study_name={name} is a sweep over something else, so it cannot be gone on with:\n"
+            + "\n".join(identity.differences(recorded["parts"]))
+            + "\nAllowed: the command that started it, or a new name."
+        )
+
+
+def _new_name(job_name: str, taken: Mapping[str, Any]) -> str:
+    base = f"{job_name}-{datetime.now():%Y%m%d-%H%M%S}"
+    name, repetition = base, 2
+    while name in taken:
+        name, repetition = f"{base}-{repetition}", repetition + 1
+    return name
+
+
+def _positions(space: Space, n_trials: int | None) -> Iterator[tuple[Cell, int]]:
+    """Cell and position in it for each number of the sweep.
+
+    Round by round over the cells, so that all of them make progress, and so that numbers stay what
+    they are when the budget grows.
+    """
+    budgets = [(cell, space.trials_in(cell, n_trials)) for cell in space.cells]
+    for position in range(max((budget for _, budget in budgets), default=0)):
+        for cell, budget in budgets:
+            if position < budget:
+                yield cell, position
+
+
+def _suggest(trial: optuna.Trial, key: str, part: Sampled) -> Plain:
+    if isinstance(part, Choices):
+        return trial.suggest_categorical(key, [value.plain for value in part.values])
+    if part.kind == "int":
+        step = 1 if part.step is None else int(part.step)
+        return trial.suggest_int(key, int(part.low), int(part.high), log=part.log, step=step)
+    return trial.suggest_float(key, part.low, part.high, log=part.log, step=part.step)
+
+
+def _grid_distribution(values: Sequence[Plain]) -> BaseDistribution | None:
+    """A distribution that holds all values of a grid key, as short as it can be; None if none can."""
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(numbers) == len(values):
+        if all(isinstance(v, int) for v in numbers):
+            return IntDistribution(int(min(numbers)), int(max(numbers)))
+        return FloatDistribution(float(min(numbers)), float(max(numbers)))
+    return CategoricalDistribution(list(values)) if len(values) <= MANY_CHOICES else None
+
+
+def _grid_param(value: Value, distribution: BaseDistribution) -> Plain:
+    return float(value.plain) if isinstance(distribution, FloatDistribution) else value.plain  # type: ignore[arg-type]
+
+
+def _host() -> str:
+    """Names this host, down to the container: process numbers mean something within it only."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = ""
+    return f"{platform.node()} {namespace}".strip()
+
+
+def _alive(controller: Mapping[str, Any]) -> bool:
+    if controller["left"]:
+        return False
+    if controller["host"] != _host():
+        return time.time() - float(controller["beat"]) < DEAD_AFTER_SECONDS
+    try:
+        return bool(abs(psutil.Process(controller["pid"]).create_time() - controller["started"]) < 2)
+    except psutil.NoSuchProcess:
+        return False

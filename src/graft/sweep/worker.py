@@ -1,0 +1,208 @@
+"""The process of a slot: `python -m graft.sweep.worker FD`, one job after the other.
+
+It keeps what the task loaded, so TensorFlow, backbone and data are paid once a slot. It lives in a
+session of its own, so that Ctrl-C in the terminal reaches only the controller. It is sent pickles,
+and answers JSON alone: what a task returns or raises may be of a class that the controller does not
+have, or, through Hydra's plugin scan, has twice.
+
+A thread reads the pipe, for two things must not wait for the task: a request to stop, and the end
+of the pipe. That end means that the controller is gone, and then this process and all that it
+started are gone too, so that the next controller can take the trial up.
+"""
+
+from __future__ import annotations
+
+# ruff: noqa: S301 - what is unpickled here comes from the controller, through a pipe of its own
+import json
+import logging
+import numbers
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any, NoReturn
+
+JOB, STOP, QUIT = b"job:", b"stop:", b"quit:"
+"""What a message to the worker starts with; a job's pickle follows at once."""
+
+SHOWN_LENGTH = 80
+
+
+def main() -> None:
+    connection = Connection(int(sys.argv[1]))
+    # Whole lines go out as they are printed; the default for a pipe is blocks.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    setup = pickle.loads(connection.recv_bytes())
+    # The controller's own search path comes first, so that by-reference pickles are found below.
+    sys.path[:] = setup["path"]
+    sys.argv[:] = setup["argv"]
+    worker = Worker(connection)
+    try:
+        worker.prepare(setup["application"])
+    except BaseException as error:
+        worker.send({"kind": "unfit", "message": f"{type(error).__name__}: {error}"})
+        return
+    worker.serve()
+
+
+class Worker:
+    """One worker: its pipe, the task, and the job that it runs."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._session: Any = None
+        self._stop_asked = False
+
+    def prepare(self, application: bytes) -> None:
+        """Unpickles the application and sets Hydra up as it is in the controller."""
+        from hydra import version
+        from hydra.core.utils import JobRuntime, setup_globals
+
+        unpickled = pickle.loads(application)
+        setup_globals()
+        version.setbase(unpickled["version_base"])
+        for name, resolver in unpickled["resolvers"].items():
+            resolver_table()[name] = resolver
+        JobRuntime.instance().set("name", unpickled["job_name"])
+        self._task = unpickled["task"]
+        self._hydra_context = unpickled["hydra_context"]
+
+    def serve(self) -> None:
+        """Runs jobs until it is told to quit."""
+        self.send({"kind": "ready"})
+        threading.Thread(target=self._read, name="graft-pipe", daemon=True).start()
+        while not (message := self._inbox.get()).startswith(QUIT):
+            self.send({"kind": "answer", **self._run(message[len(JOB) :])})
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        self._connection.send_bytes(json.dumps(message).encode())
+
+    def _read(self) -> None:
+        while True:
+            try:
+                message = self._connection.recv_bytes()
+            except (EOFError, OSError):
+                _end_with_all_children()
+            if message.startswith(STOP):
+                self._stop_asked = True
+                if (session := self._session) is not None:
+                    session.interrupted = True
+            else:
+                self._inbox.put(message)
+
+    def _run(self, pickled: bytes) -> dict[str, Any]:
+        from graft import trial
+        from graft.sweep.reporting import Reporter, Ticket
+
+        try:
+            job = pickle.loads(pickled)
+            if job["ticket"] is not None:
+                ticket = Ticket.from_json(job["ticket"])
+                self._session = trial.Session(ticket.trial(), Reporter(ticket), self._on_report)
+                # The request may have come between the job and this line.
+                self._session.interrupted = self._stop_asked
+                trial.activate(self._session)
+            return self._run_task(job["config"])
+        except BaseException as error:
+            return {"raised": describe_error(error)}
+        finally:
+            self._session = None
+            trial.activate(None)
+            sys.stdout.flush()
+            sys.stderr.flush()
+
+    def _run_task(self, config: Any) -> dict[str, Any]:
+        from hydra.core.utils import JobStatus, run_job
+
+        answer: dict[str, Any] = {}
+        try:
+            job = run_job(
+                task_function=self._task,
+                config=config,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+                hydra_context=self._hydra_context,
+            )
+            answer = {"task_name": job.task_name, "working_dir": job.working_dir}
+            if job.status == JobStatus.COMPLETED:
+                answer["returned"] = describe_value(job._return_value)
+            else:
+                raise job._return_value
+        except BaseException as error:
+            # SystemExit and KeyboardInterrupt pass run_job; they end this job, not this worker.
+            answer["raised"] = describe_error(error)
+            # run_job has set the job's logging up, so this lands in the job's own log file.
+            logging.getLogger(__name__).error("The task failed\n%s", answer["raised"]["traceback"].rstrip())
+        answer["told"] = None if self._session is None else self._session.told
+        return answer
+
+    def _on_report(self, step: int, value: float, shown: Mapping[str, float]) -> None:
+        self.send({"kind": "report", "step": step, "value": value, "shown": dict(shown)})
+
+
+def resolver_table() -> dict[str, Any]:
+    """OmegaConf's own table of resolvers; its interface can add one, but not list or copy them."""
+    from omegaconf.basecontainer import BaseContainer
+
+    return BaseContainer._resolvers
+
+
+def describe_value(value: Any) -> dict[str, Any]:
+    """What a task returned, as plain data: its numbers, itself if it is plain, and a short text."""
+    shown = repr(value)
+    shown = f"{type(value).__name__} {shown[:SHOWN_LENGTH]}{'…' if len(shown) > SHOWN_LENGTH else ''}"
+    try:
+        plain = json.loads(json.dumps(value))
+    except (TypeError, ValueError):
+        plain = None
+    return {"values": numbers_in(value), "plain": plain, "shown": "None" if value is None else shown}
+
+
+def numbers_in(value: Any) -> list[float] | dict[str, float] | None:
+    """The numbers in a task's result: one, several in a row, or several by name; None if there are none."""
+    if (single := _number(value)) is not None:
+        return [single]
+    if isinstance(value, Mapping):
+        named = {str(name): _number(item) for name, item in value.items()}
+        return {name: number for name, number in named.items() if number is not None}
+    if (isinstance(value, Sequence) and not isinstance(value, str | bytes)) or hasattr(value, "tolist"):
+        items = [_number(item) for item in (value.tolist() if hasattr(value, "tolist") else value)]
+        return None if None in items or not items else items  # type: ignore[return-value]
+    return None
+
+
+def _number(value: Any) -> float | None:
+    """A number, or what converts to one: NumPy's and TensorFlow's scalars. Text does not."""
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if hasattr(value, "__float__") and getattr(value, "shape", None) in ((), (1,)):
+        return float(value)
+    return None
+
+
+def describe_error(error: BaseException) -> dict[str, Any]:
+    """An exception as plain data. A class that repeats the name of its cause needs no text."""
+    from graft.errors import FailedTrial, FatalError
+
+    return {
+        "cause": error.cause if isinstance(error, FailedTrial) else type(error).__name__,
+        "message": str(error) or repr(error),
+        "traceback": "".join(traceback.format_exception(error)),
+        "fatal": error.status if isinstance(error, FatalError) else None,
+    }
+
+
+def _end_with_all_children() -> NoReturn:
+    """Kills this process's session: nothing that a task started may outlive the controller."""
+    os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

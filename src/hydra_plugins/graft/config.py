@@ -1,0 +1,70 @@
+"""The options of `hydra/sweeper=graft` and `hydra/launcher=graft`, with their defaults."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+# Annotations are evaluated here, and spelt Optional. Hydra's plugin scan runs this module before it
+# is in sys.modules, where dataclasses would look names up in postponed annotations; and OmegaConf 2.3
+# does not know `| None`.
+
+
+@dataclass
+class GraftSweeperConf:
+    """See the README for what each option does, and `graft.sweep.options` for what is allowed."""
+
+    _target_: str = "hydra_plugins.graft.sweeper.GraftSweeper"
+    # The observer is made by the engine, once the space is known to be sound.
+    _recursive_: bool = False
+    # Trials in each cell that samples something; a pure grid needs none.
+    n_trials: int | None = None
+    # Seconds after which no further trial is started.
+    timeout: float | None = None
+    # Seconds after which a running trial is killed and fails.
+    trial_timeout: float | None = None
+    # Optuna's class by name, or {name: ..., option: value}.
+    sampler: Any = "TPESampler"
+    pruner: Any = None
+    # minimize or maximize; a list of them for several objectives.
+    direction: Any = "minimize"
+    # Names of the returned values; also picks them from a returned mapping.
+    objective: Any = None
+    # null is a journal file beside Hydra's output folders; else its path, or a database URL.
+    storage: str | None = None
+    # A sweep with a name is gone on with by that name.
+    study_name: str | None = None
+    # How often a trial is started again whose process died.
+    max_retries: int = 2
+    # Failed trials that the sweep endures; null is any number.
+    max_failures: int | None = None
+    # Of the sampler.
+    seed: int | None = None
+    # Trials in a batch, for launchers other than Graft's.
+    n_jobs: int = 1
+    # _target_ of an observer, see graft.sweep.observer.
+    observer: Any = None
+    # The space in YAML; overrides on the command line win.
+    params: Any = None
+
+
+@dataclass
+class GraftLauncherConf:
+    """See `graft.sweep.workers.PoolOptions` for what is allowed."""
+
+    _target_: str = "hydra_plugins.graft.launcher.GraftLauncher"
+    # Trials at a time; null is one a GPU, or one on a machine without.
+    slots: int | None = None
+    slots_per_gpu: int = 1
+    # A new process for every trial.
+    fresh_process: bool = False
+    # A worker process is replaced after so many trials, or above so much memory.
+    recycle_after_trials: int | None = None
+    recycle_above_gib: float | None = None
+    # Pass on what trials print.
+    show_output: bool = True
+
+
+store = ConfigStore.instance()
+store.store(group="hydra/sweeper", name="graft", node=GraftSweeperConf, provider="graft")
+store.store(group="hydra/launcher", name="graft", node=GraftLauncherConf, provider="graft")

@@ -1,0 +1,57 @@
+"""`hydra/launcher=graft`: jobs in warm worker processes, one a slot, for any of Hydra's sweepers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from hydra_plugins.graft._exit import exit_with
+
+
+class GraftLauncher(Launcher):
+    """A `graft.sweep.jobs.JobLauncher` that is also a launcher of Hydra's."""
+
+    def __init__(self, **given: Any) -> None:
+        self.given = given
+        self.config: DictConfig | None = None
+        self.hydra_context: HydraContext | None = None
+        self.task_function: TaskFunction | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        from graft.errors import GraftError
+        from graft.sweep.workers import PoolOptions, WorkerPool
+
+        try:
+            self._pool = WorkerPool(PoolOptions(**self.given))
+        except GraftError as error:
+            exit_with(error)
+        # The rest of JobLauncher, for sweepers that keep slots busy instead of launching batches.
+        self.open, self.submit, self.flush = self._pool.open, self._pool.submit, self._pool.flush
+        self.stop, self.kill, self.close = self._pool.stop, self._pool.kill, self._pool.close
+
+    @property
+    def slots(self) -> int:
+        return self._pool.slots
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from graft.sweep.batches import launch_batch
+
+        assert self.hydra_context is not None
+        assert self.task_function is not None
+        assert self.config is not None
+        return launch_batch(
+            self._pool,
+            hydra_context=self.hydra_context,
+            task_function=self.task_function,
+            config=self.config,
+            job_overrides=job_overrides,
+            initial_job_idx=initial_job_idx,
+        )
