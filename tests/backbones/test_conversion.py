@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,16 +22,29 @@ from tests.backbones.choice import Choice
 print(backbones.resolve(Choice({LITE0!r})).path)
 """
 
+# TensorFlow writes the variables first and the graph last: this one dies in between, holding the lock.
+DIE_BEFORE_THE_GRAPH = f"""
+import os, signal
+from graft.backbones import package
+convert = package._convert
+def die(name, folder):
+    convert(name, folder)
+    (folder / "saved_model.pb").unlink()
+    os.kill(os.getpid(), signal.SIGKILL)
+package._convert = die
+{RESOLVE}
+"""
 
-def start(home: Path) -> subprocess.Popen[str]:
+
+def start(home: Path, program: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "GRAFT_HOME": str(home), "TF_CPP_MIN_LOG_LEVEL": "3"}
     return subprocess.Popen(
-        [sys.executable, "-c", RESOLVE], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
 def test_two_processes_convert_once(tmp_path: Path) -> None:
-    processes = [start(tmp_path), start(tmp_path)]
+    processes = [start(tmp_path, RESOLVE), start(tmp_path, RESOLVE)]
     outputs = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert outputs[0][0] == outputs[1][0]
@@ -40,18 +52,14 @@ def test_two_processes_convert_once(tmp_path: Path) -> None:
 
 
 def test_a_killed_conversion_leaves_nothing_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GRAFT_HOME", str(tmp_path))
+    killed = start(tmp_path, DIE_BEFORE_THE_GRAPH)
+    _, log = killed.communicate()
+    assert killed.returncode == -signal.SIGKILL, log
     cache = tmp_path / "mlruns" / "cache" / "backbones"
-    process = start(tmp_path)
-    # TensorFlow writes the variables first and the graph last.
-    while not list(cache.glob("*.tmp/variables/*")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert len(list(cache.glob("*.tmp"))) == 1
-    assert not [path for path in cache.iterdir() if path.suffix not in (".tmp", ".lock")]
+    assert sorted(path.suffix for path in cache.iterdir()) == [".lock", ".tmp"]
+    assert list(cache.glob("*.tmp/variables/*"))
 
+    monkeypatch.setenv("GRAFT_HOME", str(tmp_path))
     saved = backbones.resolve(Choice(LITE0))
     assert (saved.path / folder_cache.MANIFEST).is_file()
     assert sorted(path.name for path in cache.iterdir()) == [saved.path.name, f"{saved.path.name}.lock"]

@@ -105,11 +105,11 @@ def test_addresses_are_refused(url: str) -> None:
     assert "downloads" in text
 
 
-@pytest.mark.parametrize("url", ["", "/nowhere", "google/efficientnet", "~nobody/model", "model\0", "x" * 300])
+@pytest.mark.parametrize("url", ["", "/nowhere", "google/efficientnet", "~no-such-user/model", "model\0", "x" * 300])
 def test_a_folder_that_is_not_there_is_refused(url: str, home: Path) -> None:
     text = refusal(Choice(url))
     assert f"backbone.url={url}" in text
-    assert "package:NAME" in text or "cannot be read" in text
+    assert "package:NAME" in text
 
 
 def test_a_file_is_refused(home: Path) -> None:

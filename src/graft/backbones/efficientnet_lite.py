@@ -88,10 +88,7 @@ class EfficientNetLite(tf.Module):
         self.head = ConvolutionBatchNorm(state, "_conv_head", "_bn1", kernel=1, inputs=filters, outputs=FEATURE_WIDTH)
 
     def __call__(
-        self,
-        images: tf.Tensor,
-        training: bool = False,
-        batch_norm_momentum: float | tf.Tensor = BATCH_NORM_MOMENTUM,
+        self, images: tf.Tensor, training: bool = False, batch_norm_momentum: float | tf.Tensor = BATCH_NORM_MOMENTUM
     ) -> tf.Tensor:
         # The weights were trained on (byte - 127) / 128.
         x = images * (255 / 128) - 127 / 128
@@ -115,17 +112,10 @@ class InvertedBottleneck(tf.Module):
                     state, f"{name}._expand_conv", f"{name}._bn0", kernel=1, inputs=inputs, outputs=width
                 )
             )
-        self.layers.append(
+        self.layers += [
             ConvolutionBatchNorm(
-                state,
-                f"{name}._depthwise_conv",
-                f"{name}._bn1",
-                kernel=stage.kernel,
-                inputs=width,
-                stride=stride,
-            )
-        )
-        self.layers.append(
+                state, f"{name}._depthwise_conv", f"{name}._bn1", kernel=stage.kernel, inputs=width, stride=stride
+            ),
             ConvolutionBatchNorm(
                 state,
                 f"{name}._project_conv",
@@ -134,8 +124,8 @@ class InvertedBottleneck(tf.Module):
                 inputs=width,
                 outputs=stage.filters,
                 relu6=False,
-            )
-        )
+            ),
+        ]
         self.adds_input = stride == 1 and inputs == stage.filters
 
     def __call__(self, x: tf.Tensor, training: bool, momentum: float | tf.Tensor) -> tf.Tensor:

@@ -16,7 +16,7 @@ from graft.backbones.saved_model import content_digest
 log = logging.getLogger(__name__)
 
 # Written last. It holds the digest of the SavedModel beside it, so a folder that lost a file, a byte
-# or its end is found out. (Lite0's 15 MB take 30 ms to check, its loading takes seconds.)
+# or its end is found out. (Lite0's 14 MB take 10 ms to check, and two seconds to load.)
 MANIFEST = "graft.json"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from graft.backbones.source import Backbone, SavedBackbone
@@ -45,14 +47,12 @@ def hub_layer(
     arguments: dict[str, float] = {}
     if backbone.batch_norm_momentum is not None:
         arguments["batch_norm_momentum"] = backbone.batch_norm_momentum
-    try:
+    with _refusing(lambda error: f"backbone.url={backbone.url}: {_why_not_loaded(error)}"):
         # A SavedModel computes in the precision that it was saved with, so the layer must not follow a
         # mixed-precision policy and hand it half-precision images.
-        layer = hub.KerasLayer(str(saved.path), trainable=trainable, arguments=arguments, dtype="float32")
-    # TensorFlow and protobuf raise errors of many kinds for a file that is damaged or not theirs.
-    except Exception as error:
-        raise ConfigError(f"backbone.url={backbone.url}: {_why_not_loaded(error)}") from error
-
+        layer = hub.KerasLayer(
+            str(saved.path), trainable=trainable, arguments=arguments, dtype="float32", name="backbone"
+        )
     module = layer.resolved_object
     if arguments and not _takes(module, "batch_norm_momentum"):
         raise ConfigError(
@@ -66,28 +66,41 @@ def hub_layer(
         )
 
     size = image_size or backbone.input_size
+    size_key = "backbone.input_size" if size == backbone.input_size else "dataset.image_size"
     images = tf.TensorSpec((2, size, size, 3), tf.float32)
-    try:
+    with _refusing(
+        lambda error: (
+            f"{size_key}={size}: the module at backbone.url={backbone.url} cannot be called on float32 images of the "
+            f"shape {images.shape}: {_why_not_called(module, images, error)}"
+        )
+    ):
         # Past Keras' own __call__, which would wrap the module's error in several lines of its own.
         features = layer.call(tf.fill(images.shape, float(backbone.value_range[0])), training=False)
-    # A module is a program of its author's and may raise anything.
-    except Exception as error:
-        key = "backbone.input_size" if size == backbone.input_size else "dataset.image_size"
-        raise ConfigError(
-            f"{key}={size}: the module at backbone.url={backbone.url} cannot be called on float32 images of the "
-            f"shape {images.shape}: {_why_not_called(module, images, error)}"
-        ) from error
     _check_features(backbone, features)
     if trainable:
-        try:
-            # Traced, not run: running it would move the averages of the batch norms.
-            tf.function(lambda images: layer.call(images, training=True)).get_concrete_function(images)
-        except Exception as error:
-            raise ConfigError(
+        with _refusing(
+            lambda error: (
                 f"trainable=true: the module at backbone.url={backbone.url} cannot be called with training=True, so "
                 f"it cannot be fine-tuned; set trainable=false. ({_in_short(error)})"
-            ) from error
+            )
+        ):
+            # Traced, not run: running it would move the averages of the batch norms.
+            tf.function(lambda images: layer.call(images, training=True)).get_concrete_function(images)
     return layer
+
+
+@contextmanager
+def _refusing(explain: Callable[[Exception], str]) -> Iterator[None]:
+    """Makes a `ConfigError` of what a module raises, which may be anything: it is its author's program."""
+    import tensorflow as tf
+
+    try:
+        yield
+    # Want of memory is no fault of the module.
+    except (MemoryError, tf.errors.ResourceExhaustedError):
+        raise
+    except Exception as error:
+        raise ConfigError(explain(error)) from error
 
 
 def _check_features(backbone: Backbone, features: Any) -> None:

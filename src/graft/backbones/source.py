@@ -74,9 +74,9 @@ def check(backbone: Backbone) -> None:
     name = _package_name(backbone)
     if name is None:
         folder = _checked_folder(backbone)
-        # Reading a large folder twice only to throw the first digest away would be a waste.
+        # The digest of a large folder takes a while, so it is not made for nothing.
         if backbone.sha256 is not None:
-            _check_digest(backbone, saved_model.content_digest(folder))
+            _check_digest(backbone, _content_digest(backbone, folder))
     else:
         package.find(name)
         _check_digest(backbone, package.digest(name))
@@ -92,11 +92,13 @@ def resolve(backbone: Backbone) -> SavedBackbone:
         ConfigError: As `check`; and for a package whose weights are damaged.
         FatalError: If the cache cannot be written.
     """
-    check(backbone)
     name = _package_name(backbone)
     if name is None:
         folder = _checked_folder(backbone)
-        return SavedBackbone(folder, saved_model.content_digest(folder))
+        saved = SavedBackbone(folder, _content_digest(backbone, folder))
+        _check_digest(backbone, saved.sha256)
+        return saved
+    check(backbone)
     return SavedBackbone(package.converted(name), package.digest(name))
 
 
@@ -119,8 +121,8 @@ def _checked_folder(backbone: Backbone) -> Path:
     allowed = f"give {PACKAGE_PREFIX}NAME or the folder of a TF2 SavedModel"
     if re.match(r"[a-zA-Z][\w+.-]*://", url):
         raise ConfigError(f"backbone.url={url}: Graft downloads no backbones; {allowed}.")
-    folder = paths.anchored(url)
     try:
+        folder = paths.anchored(url)
         if not url or not folder.exists():
             raise ConfigError(f"backbone.url={url}: there is no folder {folder}; {allowed}.")
         if not folder.is_dir():
@@ -132,9 +134,17 @@ def _checked_folder(backbone: Backbone) -> Path:
             )
         if not any((folder / file).is_file() for file in saved_model.GRAPH_FILES):
             raise ConfigError(f"backbone.url={url}: there is no saved_model.pb in {folder}; {allowed}.")
-    except OSError as error:
-        raise ConfigError(f"backbone.url={url}: {folder} cannot be read: {error.strerror}.") from error
+    # RuntimeError: pathlib knows no home of the user in `~user`.
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"backbone.url={url}: the folder cannot be read: {error}; {allowed}.") from error
     return folder
+
+
+def _content_digest(backbone: Backbone, folder: Path) -> str:
+    try:
+        return saved_model.content_digest(folder)
+    except OSError as error:
+        raise ConfigError(f"backbone.url={backbone.url}: the SavedModel cannot be read: {error}.") from error
 
 
 def _check_digest(backbone: Backbone, found: str) -> None:

@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 
-# Lite0's state dict takes 13,000; the bound is there for files that only pretend to be one.
-MAX_INSTRUCTIONS = 1_000_000
+# Lite0's state dict takes 11,000; the bound is there for files that only pretend to be one.
+MAX_INSTRUCTIONS = 200_000
 MAX_DIMENSIONS = 8
+MAX_COUNT = 2**63 - 1
 
 STORAGE_TYPES: Mapping[str, np.dtype[np.generic]] = {
     "torch FloatStorage": np.dtype("<f4"),
@@ -229,21 +230,24 @@ def _reduce(function: object, arguments: object) -> object:
     if function == _Name(REBUILD_TENSOR):
         match arguments:
             # The last two: whether it wanted gradients, and its hooks (none).
-            case (_Storage() as storage, int(offset), tuple(shape), tuple(strides), bool(), {**hooks}) if not hooks:
-                return _Tensor(storage, offset, _counts(shape), _counts(strides))
+            case (_Storage() as storage, offset, tuple(shape), tuple(strides), bool(), {**hooks}) if not hooks:
+                (start,) = _counts((offset,))
+                return _Tensor(storage, start, _counts(shape), _counts(strides))
     raise TorchFileError("a pickle calls something that makes neither an empty dict nor a plain tensor")
 
 
 def _counts(values: tuple[object, ...]) -> tuple[int, ...]:
-    if len(values) > MAX_DIMENSIONS or not all(type(value) is int and value >= 0 for value in values):
-        raise TorchFileError(f"{_brief(values)} is no shape or stride of a tensor")
-    return tuple(value for value in values if isinstance(value, int))
+    """`values`, if they are so many and so large as an offset, a shape or strides can be."""
+    counts = tuple(value for value in values if type(value) is int and 0 <= value <= MAX_COUNT)
+    if len(counts) != len(values) or len(values) > MAX_DIMENSIONS:
+        raise TorchFileError("a tensor has an offset, a shape or strides that no tensor can have")
+    return counts
 
 
 def _storage(reference: object) -> _Storage:
     match reference:
         case ("storage", _Name(type_name), str(key), "cpu", int(count), None) if (
-            type_name in STORAGE_TYPES and count >= 0
+            type_name in STORAGE_TYPES and 0 <= count <= MAX_COUNT
         ):
             return _Storage(key, STORAGE_TYPES[type_name], count)
     raise TorchFileError("a tensor refers to something else than a whole storage of a known type")
@@ -300,7 +304,6 @@ def _view(name: str, tensor: _Tensor, memory: NDArray[np.generic]) -> NDArray[np
     reach = sum((length - 1) * step for length, step in zip(tensor.shape, tensor.strides, strict=False))
     if (
         len(tensor.shape) != len(tensor.strides)
-        or tensor.offset < 0
         or tensor.offset + reach >= memory.size
         # A stride of 0 would let a few values pose as any number of them; and no weights are empty.
         or not 0 < size <= memory.size
@@ -309,8 +312,8 @@ def _view(name: str, tensor: _Tensor, memory: NDArray[np.generic]) -> NDArray[np
             f"{_brief(name)} does not fit its storage of {memory.size:,} values: shape {tensor.shape}, "
             f"strides {tensor.strides}, offset {tensor.offset}"
         )
-    # An axis of length 1 is never stepped along, so its stride may be any number, even one that
-    # numpy cannot hold.
+    # An axis of length 1 is never stepped along, so its stride may be any number, and too large a one
+    # in bytes for numpy.
     strides = [
         step * memory.itemsize if length > 1 else 0 for length, step in zip(tensor.shape, tensor.strides, strict=True)
     ]
