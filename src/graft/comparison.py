@@ -171,32 +171,24 @@ def _best(trials: Sequence[TrialRow]) -> TrialRow | None:
 
 def _sides_table(sides: Sequence[Side]) -> Table:
     several = any(side.trials > 1 for side in sides)
-    table = Table(
-        title="Transfer against fine-tuning" + (", medians over the trials" if several else ""), title_justify="left"
-    )
-    for heading in (
-        "",
-        "trials",
-        "best val\naccuracy",
-        "test\naccuracy",
-        "train - val\naccuracy",
-        "seconds\nan epoch",
-        "times as\nslow",
-        "trainable\nparameters",
-    ):
-        table.add_column(heading, justify="left" if not heading else "right")
+    table = Table(title="Transfer against fine-tuning" + (", medians" if several else ""), title_justify="left")
+    table.add_column()
     for side in sides:
-        low, high = side.test_accuracy_range
-        table.add_row(
-            side.kind,
-            str(side.trials),
-            f"{side.best_val_accuracy:.4f}",
-            f"{side.test_accuracy:.4f}" + (f"\n{low:.4f} to {high:.4f}" if several else ""),
-            f"{side.overfit_gap:+.4f}",
-            f"{side.epoch_seconds:.2f}",
-            f"{side.epoch_seconds / sides[0].epoch_seconds:.1f}",
-            f"{side.trainable_parameters:,}",
-        )
+        table.add_column(side.kind, justify="right")
+
+    def add(label: str, *cells: str) -> None:
+        table.add_row(label, *cells)
+
+    if several:
+        add("trials", *(str(side.trials) for side in sides))
+    add("best validation accuracy", *(f"{side.best_val_accuracy:.4f}" for side in sides))
+    add("test accuracy", *(f"{side.test_accuracy:.4f}" for side in sides))
+    if several:
+        add("  from, to", *("{:.4f}, {:.4f}".format(*side.test_accuracy_range) for side in sides))
+    add("train minus validation accuracy", *(f"{side.overfit_gap:+.4f}" for side in sides))
+    add("seconds an epoch", *(f"{side.epoch_seconds:.2f}" for side in sides))
+    add("times as long", *(f"{side.epoch_seconds / sides[0].epoch_seconds:.1f}" for side in sides))
+    add("trainable parameters", *(f"{side.trainable_parameters:,}" for side in sides))
     return table
 
 

@@ -203,7 +203,7 @@ class Config(_Group):
 
     def flat(self) -> dict[str, Scalar]:
         """Every leaf under its dotted name, as the record's params want them; lists as text."""
-        return dict(_leaves(self.model_dump()))
+        return flatten(self.model_dump())
 
     def sha256(self) -> str:
         """Digest of what decides the result; where it is recorded does not."""
@@ -233,6 +233,16 @@ def from_hydra(composed: DictConfig) -> Config:
         raise ConfigError([_describe(problem) for problem in error.errors(include_url=False)]) from None
 
 
+def flatten(node: Any, prefix: str = "") -> dict[str, Scalar]:
+    """The leaves of nested mappings under dotted names; lists as text."""
+    if not isinstance(node, Mapping):
+        return {prefix: str(list(node)) if isinstance(node, list | tuple) else node}
+    leaves: dict[str, Scalar] = {}
+    for key, value in node.items():
+        leaves |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return leaves
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
     """The most similar of `allowed`, or None where none is similar."""
     return next(iter(difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)), None)
@@ -246,14 +256,6 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
 
 def _folders_in(folder: Path) -> list[str]:
     return [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
-
-
-def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, Scalar]]:
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, str(list(node)) if isinstance(node, list | tuple) else node
 
 
 def _field_of(location: tuple[int | str, ...]) -> tuple[str, FieldInfo | None, type[_Group]]:

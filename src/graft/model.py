@@ -27,6 +27,7 @@ class SeededDropout(tf_keras.layers.Layer):
 
     def build(self, input_shape: tf.TensorShape) -> None:
         self.step = self.add_weight("step", shape=(), dtype=tf.int64, initializer="zeros", trainable=False)
+        super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         if not training:

@@ -58,9 +58,10 @@ def train(composed: DictConfig) -> float | dict[str, float]:
     with _record(config, data, backbone, directory) as (recorder, mlflow_recorder):
         result = run(config, data, backbone, recorder, directory, _stop_reason)
         _leave_behind(config, result, mlflow_recorder, directory)
-        recorder.log_metrics({**result.summary(), "total_seconds": time.perf_counter() - started})
+        metrics = {**result.summary(), "total_seconds": time.perf_counter() - started}
+        recorder.log_metrics(metrics)
         recorder.close(result.stopped or "complete")
-    return result.summary() if "objective" in HydraConfig.get().sweeper else result.summary()["best_val_accuracy"]
+    return metrics if "objective" in HydraConfig.get().sweeper else metrics["best_val_accuracy"]
 
 
 def run(

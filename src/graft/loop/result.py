@@ -7,6 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+SUMMARY_METRICS = (
+    "best_val_accuracy",
+    "best_epoch",
+    "test_loss",
+    "test_accuracy",
+    "overfit_gap",
+    "feature_extraction_seconds",
+    "epoch_seconds_live",
+    "trainable_parameters",
+    "total_seconds",
+)
+"""What a run has once, and so what a sweep can optimise."""
+
 StopReason = Literal["pruned", "interrupted"]
 StopSignal = Callable[[], StopReason | None]
 

@@ -7,18 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mlflow.entities import Dataset as DatasetEntity
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import DatasetInput, InputTag, Metric, RunTag
 
 from graft.tracking.mlflow_store import Store
 from graft.tracking.recorder import Recorder, Scalar, State, closing_tags
 
-STATUS: Mapping[State, str] = {
+STATUS: Mapping[str, str] = {
     "complete": "FINISHED",
     "pruned": "FINISHED",
     "failed": "FAILED",
     "interrupted": "KILLED",
 }
-PARAMS_A_BATCH = 100  # MLflow's limit
 
 
 class MlflowRecorder(Recorder):
@@ -56,9 +55,7 @@ class MlflowRecorder(Recorder):
             ).info.run_id
 
     def log_params(self, params: Mapping[str, Scalar]) -> None:
-        entities = [Param(key, str(value)) for key, value in params.items()]
-        for start in range(0, len(entities), PARAMS_A_BATCH):
-            self._client.log_batch(self.run_id, params=entities[start : start + PARAMS_A_BATCH])
+        self._store.log_params(self.run_id, params)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])

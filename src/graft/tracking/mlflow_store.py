@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,11 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nobody asked for it
 for noisy in ("mlflow", "alembic"):
     logging.getLogger(noisy).setLevel(logging.WARNING)  # they announce every migration of a new database
 
-from mlflow.entities import Run, ViewType  # noqa: E402
+from mlflow.entities import Param, Run, ViewType  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
+
+PARAMS_A_BATCH = 100  # MLflow's limit
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,12 @@ class Store:
             if not token:
                 break
         return found
+
+    def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
+        """Logs params of a run. One that is there may be repeated, not changed."""
+        entities = [Param(key, str(value)) for key, value in params.items()]
+        for start in range(0, len(entities), PARAMS_A_BATCH):
+            self.client.log_batch(run_id, params=entities[start : start + PARAMS_A_BATCH])
 
 
 def open_store(tracking: TrackingConfig, *, create: bool = True) -> Store:

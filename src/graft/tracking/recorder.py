@@ -108,6 +108,6 @@ class Recorders(Recorder):
             recorder.close(state, failure)
 
 
-def closing_tags(state: State, failure: str | None) -> dict[str, str]:
+def closing_tags(state: str, failure: str | None) -> dict[str, str]:
     """The tags that say how a run ended."""
     return {"graft.state": state, **({"graft.failure": failure} if failure else {})}

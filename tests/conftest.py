@@ -1,0 +1,88 @@
+"""What all tests share: an empty home of their own, and the commands as users type them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from graft.config import Config, from_hydra
+from graft.paths import CHECKOUT
+
+PHOTOS = Path(os.environ.get("GRAFT_TEST_PHOTOS", CHECKOUT.parent / "shared/data/flower_photos_1000"))
+"""Real photos, one folder a class, for the tests that need some. They are not part of the repository."""
+
+
+@pytest.fixture
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in the place of the checkout: its `mlruns/` is the test's own."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("GRAFT_HOME", str(folder))
+    return folder
+
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def run_command(
+    arguments: Sequence[str], home: Path, cwd: Path = CHECKOUT, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command of the environment that the tests run in, as a user would in a shell."""
+    programs = Path(sys.executable).parent
+    env = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "GRAFT_HOME": str(home), **environment}
+    env.pop("HYDRA_FULL_ERROR", None)
+    return subprocess.run(list(arguments), cwd=cwd, env=env, capture_output=True, text=True, timeout=500, check=False)
+
+
+@pytest.fixture
+def train(home: Path) -> Command:
+    """`python train.py …` in the checkout, with its records in the test's home."""
+
+    def run(*overrides: str, cwd: Path = CHECKOUT, **environment: str) -> subprocess.CompletedProcess[str]:
+        return run_command(["python", str(CHECKOUT / "train.py"), *overrides], home, cwd, **environment)
+
+    return run
+
+
+@pytest.fixture
+def compose_config(home: Path) -> Iterator[Callable[..., DictConfig]]:
+    """Hydra's own composition of `conf/` with overrides."""
+
+    def composed(*overrides: str) -> DictConfig:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CHECKOUT / "conf"), version_base="1.3"):
+            return compose("config", overrides=list(overrides))
+
+    yield composed
+    GlobalHydra.instance().clear()
+
+
+@pytest.fixture
+def make_config(compose_config: Callable[..., DictConfig]) -> Callable[..., Config]:
+    """The typed configuration for overrides."""
+    return lambda *overrides: from_hydra(compose_config(*overrides))
+
+
+@pytest.fixture(scope="session")
+def photos() -> Path:
+    """Real photos, or a skip that says what is missing."""
+    if not PHOTOS.is_dir():
+        pytest.skip(f"no photos at {PHOTOS}; GRAFT_TEST_PHOTOS names a folder with one sub-folder a class")
+    return PHOTOS
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small SavedModel that trains in seconds."""
+    from tests.tiny_backbone import save_tiny_backbone
+
+    folder = tmp_path_factory.mktemp("backbones") / "tiny"
+    save_tiny_backbone(folder)
+    return folder

@@ -1,0 +1,150 @@
+"""The store of resized images: filled once, never half, and honest about images that cannot be read."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from graft.config import Config
+from graft.data import pipeline, splits, store
+from graft.errors import ConfigError, FatalError
+from tests.images import write_classes
+
+MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_classes(tmp_path / "photos", {"cat": 6, "dog": 6})
+    return tmp_path / "photos"
+
+
+def prepared(make_config: MakeConfig, folder: Path, *overrides: str) -> pipeline.Data:
+    config = make_config("dataset=image_folder", f"dataset.path={folder}", "dataset.image_size=8", *overrides)
+    return pipeline.prepare(splits.choose(config.dataset), config)
+
+
+def test_pixels_are_the_images_own(make_config: MakeConfig, folder: Path) -> None:
+    data = prepared(make_config, folder, "dataset.image_size=24")  # their own size: nothing to resize
+    rows = np.arange(len(data.store.images))
+    for row, pixels in zip(rows, data.store.pixels(rows), strict=True):
+        with Image.open(folder / data.store.images.names[row]) as original:
+            np.testing.assert_array_equal(pixels, np.asarray(original))
+
+
+def test_large_images_are_shrunk_without_aliasing(tmp_path: Path, make_config: MakeConfig) -> None:
+    # One-pixel stripes: their mean is grey, while sampling single pixels would give black or white.
+    stripes = np.zeros((256, 256, 3), np.uint8)
+    stripes[:, ::2] = 255
+    Image.fromarray(stripes).save(tmp_path / "stripes.png")
+    small = store.decode((tmp_path / "stripes.png").read_bytes(), 16)
+    assert small.shape == (16, 16, 3)
+    assert abs(small.astype(int) - 127).max() < 12
+
+
+def test_grey_images_get_three_equal_channels(tmp_path: Path) -> None:
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "grey.png")
+    pixels = store.decode((tmp_path / "grey.png").read_bytes(), 8)
+    assert (pixels[..., 0] == pixels[..., 1]).all()
+    assert (pixels[..., 0] == pixels[..., 2]).all()
+    assert pixels[0, 5, 0] == 5
+
+
+def test_a_store_is_filled_once(make_config: MakeConfig, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = prepared(make_config, folder)
+    monkeypatch.setattr(store, "decode", lambda *_: pytest.fail("decoded again"))
+    second = prepared(make_config, folder)
+    np.testing.assert_array_equal(first.store.file, second.store.file)
+
+
+def test_another_size_or_another_image_is_another_store(make_config: MakeConfig, folder: Path, home: Path) -> None:
+    prepared(make_config, folder)
+    prepared(make_config, folder, "dataset.image_size=9")
+    write_classes(folder / "more", {})
+    Image.fromarray(np.full((8, 8, 3), 3, np.uint8)).save(folder / "cat" / "new.png")
+    (folder / "more").rmdir()
+    prepared(make_config, folder)
+    assert len([entry for entry in (home / "mlruns/cache/images").iterdir() if entry.is_dir()]) == 3
+
+
+def break_images(folder: Path) -> set[str]:
+    whole = (folder / "cat" / "0000.png").read_bytes()
+    (folder / "cat" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "dog" / "empty.jpg").write_bytes(b"")
+    (folder / "dog" / "notes.txt").write_text("not an image")
+    return {"cat/cut.png", "dog/empty.jpg", "dog/notes.txt"}
+
+
+def test_unreadable_images_are_listed_and_stop_everything(make_config: MakeConfig, folder: Path) -> None:
+    broken = break_images(folder)
+    with pytest.raises(ConfigError) as caught:
+        prepared(make_config, folder)
+    assert "3 of 15 images cannot be read" in str(caught.value)
+    for name in (*broken, "dataset.on_corrupt=skip"):
+        assert name in str(caught.value)
+
+
+def test_unreadable_images_can_be_left_out_and_are_counted(make_config: MakeConfig, folder: Path) -> None:
+    whole = prepared(make_config, folder)
+    broken = break_images(folder)
+    data = prepared(make_config, folder, "dataset.on_corrupt=skip")
+    assert set(data.store.unreadable) == broken
+    assert data.sha256 == whole.sha256  # what is trained on is the same
+    rows = np.arange(len(whole.store.images))
+    assert data.store.images.digests == whole.store.images.digests
+    np.testing.assert_array_equal(data.store.pixels(rows), whole.store.pixels(rows))
+
+
+def test_an_image_that_changes_after_it_was_hashed_is_noticed(make_config: MakeConfig, folder: Path) -> None:
+    config = make_config("dataset=image_folder", f"dataset.path={folder}", "dataset.image_size=8")
+    images = splits.choose(config.dataset)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "cat" / "0003.png")
+    with pytest.raises(FatalError, match=r"cat/0003\.png changed"):
+        pipeline.prepare(images, config)
+
+
+@pytest.mark.parametrize("damage", ["cut", "index gone", "index nonsense"])
+def test_a_damaged_store_is_made_again(make_config: MakeConfig, folder: Path, home: Path, damage: str) -> None:
+    before = np.array(prepared(make_config, folder).store.file)
+    stored = next(entry for entry in (home / "mlruns/cache/images").iterdir() if entry.is_dir())
+    if damage == "cut":
+        os.truncate(stored / "pixels.npy", 500)
+    elif damage == "index gone":
+        (stored / "index.json").unlink()
+    else:
+        (stored / "index.json").write_text('{"unreadable": ')
+    np.testing.assert_array_equal(prepared(make_config, folder).store.file, before)
+
+
+def test_a_writer_that_is_killed_leaves_nothing_that_is_read(make_config: MakeConfig, folder: Path, home: Path) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from graft.config import ImageFolderConfig\n"
+        "from graft.data import splits, store\n"
+        "real = store.decode\n"
+        "def slow(content, size):\n"
+        "    slow.count += 1\n"
+        "    if slow.count == 8: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return real(content, size)\n"
+        "slow.count = 0\n"
+        "store.decode = slow\n"
+        f"config = ImageFolderConfig(name='image_folder', path={str(folder)!r}, max_images=None, image_size=8,\n"
+        "    split_seed=0, train_fraction=0.5, val_fraction=0.25, test_fraction=0.25, on_corrupt='error')\n"
+        "store.open_store(splits.choose(config), 8, on_corrupt='error')\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not [entry for entry in (home / "mlruns/cache/images").iterdir() if (entry / "index.json").exists()]
+    started = time.monotonic()
+    data = prepared(make_config, folder)  # the dead process's lock is no obstacle
+    assert len(data.store.images) == 12, time.monotonic() - started

@@ -1,0 +1,179 @@
+"""The training loop on a small backbone: it learns, records, keeps the best, goes on, and says when it diverges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from graft import backbones
+from graft.config import Config
+from graft.data import pipeline, splits
+from graft.errors import FailedTrial
+from graft.loop.result import StopReason, TrainResult
+from graft.model import build_model
+from graft.run import run
+from graft.tracking.recorder import MemoryRecorder
+
+MakeConfig = Callable[..., Config]
+EPOCH_METRICS = {
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "epoch_seconds",
+    "images_per_second",
+    "learning_rate",
+}
+
+
+class Laboratory:
+    """Runs training in this process, by overrides."""
+
+    def __init__(self, make_config: MakeConfig, backbone: Path, folder: Path) -> None:
+        self._make_config = make_config
+        self._folder = folder
+        self._always = (f"backbone.url={backbone}", "dataset.image_size=16", "dataset.max_images=400", "epochs=3")
+
+    def run(
+        self, *overrides: str, folder: str = "run", stop: Callable[[], StopReason | None] = lambda: None
+    ) -> tuple[TrainResult, MemoryRecorder]:
+        config = self.config(*overrides)
+        recorder = MemoryRecorder()
+        saved = backbones.resolve(config.backbone)
+        result = run(config, self.data(config), saved, recorder, self._folder / folder, stop)
+        return result, recorder
+
+    def config(self, *overrides: str) -> Config:
+        return self._make_config(*self._always, *overrides)
+
+    def data(self, config: Config) -> pipeline.Data:
+        return pipeline.prepare(splits.choose(config.dataset), config)
+
+
+@pytest.fixture
+def lab(make_config: MakeConfig, tiny_backbone: Path, tmp_path: Path) -> Laboratory:
+    return Laboratory(make_config, tiny_backbone, tmp_path)
+
+
+def curve(result: TrainResult) -> list[dict[str, float]]:
+    timed = {"epoch_seconds", "images_per_second"}
+    return [{name: value for name, value in epoch.items() if name not in timed} for epoch in result.history]
+
+
+def test_a_frozen_backbone_learns_and_every_metric_of_every_epoch_is_recorded(lab: Laboratory) -> None:
+    result, recorder = lab.run("epochs=8", "dataset.max_images=1000")
+    assert result.test_accuracy is not None
+    assert result.test_accuracy > 0.75
+    assert set(recorder.metrics) == EPOCH_METRICS
+    for name in EPOCH_METRICS:
+        assert sorted(recorder.metrics[name]) == list(range(8))
+    assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
+
+
+@pytest.mark.parametrize(("trainable", "changed"), [("false", False), ("true", True)])
+def test_only_fine_tuning_changes_the_backbone(lab: Laboratory, trainable: str, changed: bool) -> None:
+    config = lab.config(f"trainable={trainable}", "epochs=1")
+    data = lab.data(config)
+    saved = backbones.resolve(config.backbone)
+    layer = backbones.hub_layer(saved, config.backbone, trainable=config.trainable)
+    model = build_model(layer, config, classes=10)
+    before = [weights.copy() for weights in layer.get_weights()]
+    from graft.loop import gradient_tape
+
+    gradient_tape.fit(model, data, config, lab._folder / "direct", MemoryRecorder(), lambda: None)
+    after = layer.get_weights()
+    assert any((one != two).any() for one, two in zip(before, after, strict=True)) is changed
+
+
+def test_the_test_accuracy_is_that_of_the_best_checkpoint(lab: Laboratory, tmp_path: Path) -> None:
+    # A learning rate at which accuracy goes up and down, so that the best epoch is not the last.
+    result, _ = lab.run("learning_rate=0.3", "epochs=5", "seed=1")
+    accuracies = [epoch["val_accuracy"] for epoch in result.history]
+    assert result.best_epoch == accuracies.index(max(accuracies))
+    config = lab.config("learning_rate=0.3", "epochs=5", "seed=1")
+    data = lab.data(config)
+    saved = backbones.resolve(config.backbone)
+    model = build_model(backbones.hub_layer(saved, config.backbone, trainable=False), config, classes=10)
+    best = tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints" / "best"))
+    assert best.endswith(f"-{result.best_epoch}")
+    tf.train.Checkpoint(model=model).restore(best).assert_existing_objects_matched()
+    logits = model.predict(data.store.pixels(data.splits.test), verbose=0)
+    accuracy = (logits.argmax(axis=1) == data.store.images.labels[data.splits.test]).mean()
+    assert result.test_accuracy == pytest.approx(accuracy, abs=1e-6)
+
+
+@pytest.mark.parametrize("settings", [["trainable=false"], ["trainable=true", "optimizer=sgd"]])
+def test_the_same_run_again_is_the_same_to_the_last_bit(lab: Laboratory, settings: list[str]) -> None:
+    settings = [*settings, "dropout_rate=0.3"]
+    first, _ = lab.run(*settings, folder="first")
+    lab.run("seed=5", "head_width=3", folder="between")  # whatever the process did before
+    second, _ = lab.run(*settings, folder="second")
+    assert curve(first) == curve(second)
+    assert (first.test_loss, first.test_accuracy) == (second.test_loss, second.test_accuracy)
+    other, _ = lab.run(*settings, "seed=1", folder="other")
+    assert curve(other) != curve(first)
+
+
+@pytest.mark.parametrize("settings", [["trainable=false"], ["trainable=true"]])
+def test_a_run_that_was_cut_off_goes_on_to_the_same_curve(lab: Laboratory, settings: list[str]) -> None:
+    settings = [*settings, "dropout_rate=0.3", "epochs=4"]
+    whole, _ = lab.run(*settings, folder="whole")
+    answers = iter([None, "interrupted"])
+    cut, _ = lab.run(*settings, folder="cut", stop=lambda: next(answers))
+    assert cut.stopped == "interrupted"
+    assert len(cut.history) == 2
+    assert cut.test_accuracy is None
+    resumed, recorder = lab.run(*settings, folder="cut")
+    assert sorted(recorder.metrics["val_loss"]) == [2, 3]
+    assert curve(resumed) == curve(whole)
+    assert resumed.test_loss == whole.test_loss
+
+
+def test_patience_ends_training_without_a_better_epoch(lab: Laboratory) -> None:
+    result, _ = lab.run("learning_rate=1e-12", "patience=2", "epochs=9")
+    assert len(result.history) == 3
+    assert result.stopped is None
+    assert result.test_accuracy is not None
+
+
+def test_a_loss_that_is_no_number_fails_the_trial(lab: Laboratory) -> None:
+    with pytest.raises(FailedTrial, match="learning_rate=1e") as caught:
+        lab.run("learning_rate=1e30", "optimizer=sgd")
+    assert caught.value.cause == "diverged"
+
+
+def test_dropout_is_at_work_in_training(lab: Laboratory) -> None:
+    without, _ = lab.run("epochs=2", folder="without")
+    with_dropout, _ = lab.run("epochs=2", "dropout_rate=0.9", folder="with")
+    assert with_dropout.history[-1]["train_loss"] > without.history[-1]["train_loss"]
+
+
+def test_the_summary_describes_the_best_epoch(lab: Laboratory) -> None:
+    result, _ = lab.run("head_width=5")
+    best = result.history[result.best_epoch]
+    summary = result.summary()
+    assert summary["best_val_accuracy"] == max(epoch["val_accuracy"] for epoch in result.history)
+    assert summary["overfit_gap"] == best["train_accuracy"] - best["val_accuracy"]
+    width = 8 * 4 * 4  # the small backbone's features
+    assert summary["trainable_parameters"] == width * 5 + 5 + 5 * 10 + 10
+    assert summary["test_accuracy"] == result.test_accuracy
+
+
+def test_loss_and_accuracy_are_reported_every_so_many_steps(lab: Laboratory) -> None:
+    seen: list[int] = []
+
+    class Steps(MemoryRecorder):
+        def log_step(self, metrics: object, *, step: int, epoch: int, of: int) -> None:
+            assert set(metrics) == {"loss", "accuracy"}  # type: ignore[call-overload]
+            seen.append(step)
+
+    config = lab.config("loop.log_every=2", "epochs=2", "batch_size=32")
+    steps = int(np.ceil(len(lab.data(config).splits.train) / 32))
+    saved = backbones.resolve(config.backbone)
+    run(config, lab.data(config), saved, Steps(), lab._folder / "steps", lambda: None)
+    first = [*range(2, steps + 1, 2)] + ([steps] if steps % 2 else [])
+    assert seen == first + [steps + step for step in first]

@@ -1,0 +1,72 @@
+"""`python train.py` as it is typed: exit statuses, words, and what is not imported on the way there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from graft.paths import CHECKOUT
+from tests.conftest import Command
+
+WRONG = {
+    "learning_rat=1": ["learning_rat=1: there is no such key; did you mean learning_rate?"],
+    "dropout_rate=1.5 head_width=-3": ["dropout_rate=1.5", "head_width=-3"],
+    "backbone=eficientnet_lite0": ["backbone=eficientnet_lite0: allowed are", "did you mean efficientnet_lite0?"],
+    "dataset=image_folder dataset.path=/nowhere": ["dataset.path=/nowhere: there is no folder"],
+    "epochs=0": ["epochs=0: allowed is a whole number from 1"],
+    "trainable=true,false": ["-m", "python train.py -m trainable=true,false"],
+    "experiments=dropuot": ["experiments=dropuot: allowed are", "did you mean dropout?"],
+    "learning_rat=1 backbone=lite epoch=3": ["learning_rate?", "backbone=lite", "did you mean epochs?"],
+    "momentum=0.9 optimizer=sgd": ["momentum=0.9: there is no such key; did you mean optimizer.momentum?"],
+    "optimiser=sgd": ["optimiser=sgd: there is no such key; did you mean optimizer?"],
+    "epochs": ["epochs"],
+    "trainable=[": ["trainable=["],
+    "-m learning_rat=1,2": ["learning_rat", "did you mean learning_rate?"],
+    "-m epochs=0,-1 dropout_rate=0,2": ["epochs=0", "epochs=-1", "dropout_rate=2"],
+    "-m experiments=dropuot": ["experiments=dropuot: allowed are", "did you mean dropout?"],
+    "backbone.url=package:efficientnet_lite7": ["backbone.url=package:efficientnet_lite7", "efficientnet_lite0"],
+    "backbone.url=/nowhere": ["backbone.url=/nowhere"],
+}
+
+
+@pytest.mark.parametrize("typed", WRONG)
+def test_a_mistake_gets_status_2_and_the_right_name(train: Command, home: Path, typed: str) -> None:
+    done = train(*typed.split())
+    assert done.returncode == 2, done.stderr
+    for text in WRONG[typed]:
+        assert text in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "tensorflow" not in (done.stderr + done.stdout).lower()
+    assert not (home / "mlruns" / "mlflow.db").exists()
+
+
+def test_it_works_from_another_working_directory(train: Command, tmp_path: Path) -> None:
+    done = train("learning_rat=1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "did you mean learning_rate?" in done.stderr
+
+
+@pytest.mark.parametrize("flag", [["--help"], ["--cfg", "job"], ["--cfg", "job", "epochs=3"], ["learning_rat=1"], ["epochs=0"]])
+def test_neither_tensorflow_nor_mlflow_is_imported_before_a_configuration_is_accepted(
+    home: Path, flag: list[str]
+) -> None:
+    program = (
+        "import runpy, sys\n"
+        f"sys.argv = ['train.py', *{flag!r}]\n"
+        "try:\n"
+        f"    runpy.run_path({str(CHECKOUT / 'train.py')!r}, run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print('HEAVY', [m for m in ('tensorflow', 'tf_keras', 'mlflow', 'optuna') if m in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=CHECKOUT, check=False)
+    assert done.stdout.splitlines()[-1] == "HEAVY []", done.stdout + done.stderr
+
+
+def test_help_lists_the_groups_and_the_keys(train: Command) -> None:
+    done = train("--help")
+    assert done.returncode == 0
+    for text in ("backbone: efficientnet_lite0", "experiments: dropout", "trainable: false", "python train.py -m"):
+        assert text in done.stdout

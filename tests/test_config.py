@@ -1,0 +1,143 @@
+"""Typed configuration: what is accepted, what is derived, and what a wrong value is answered."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from graft.config import Config, from_hydra
+from graft.errors import ConfigError
+from graft.paths import CHECKOUT
+
+MakeConfig = Callable[..., Config]
+
+
+def test_every_option_of_every_group_makes_a_configuration(make_config: MakeConfig, tmp_path: Path) -> None:
+    needs = {
+        ("dataset", "image_folder"): [f"dataset.path={tmp_path}"],
+        ("tracking", "server"): ["tracking.uri=http://127.0.0.1:5000"],
+    }
+    seen = 0
+    for group in ("backbone", "dataset", "head", "loop", "optimizer", "tracking", "experiments"):
+        for file in sorted((CHECKOUT / "conf" / group).glob("*.yaml")):
+            make_config(f"{group}={file.stem}", *needs.get((group, file.stem), []))
+            seen += 1
+    assert seen >= 15
+    assert make_config("+size=smoke").epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], 1e-3),
+        (["dataset=image_folder", "dataset.path=.", "trainable=false"], 1e-3),
+        (["dataset=image_folder", "dataset.path=.", "trainable=true"], 1e-5),
+        (["dataset=image_folder", "dataset.path=.", "trainable=true", "learning_rate=0.5"], 0.5),
+        (["default_learning_rates.finetuned=0.25", "trainable=true"], 0.25),
+        (["dataset=image_folder", "dataset.path=.", "optimizer=sgd"], 1e-2),
+    ],
+)
+def test_learning_rate_follows_trainable_unless_it_is_given(
+    make_config: MakeConfig, overrides: list[str], expected: float
+) -> None:
+    assert make_config(*overrides).learning_rate == expected
+
+
+@pytest.mark.parametrize(
+    ("head", "width", "rate"),
+    [("chapter", 512, 0.0), ("compact", 64, 0.0), ("dropout", 512, 0.5), ("linear", 0, 0.0)],
+)
+def test_head_sets_the_two_flat_knobs_and_the_command_line_wins(
+    make_config: MakeConfig, head: str, width: int, rate: float
+) -> None:
+    chosen = make_config(f"head={head}")
+    assert (chosen.head_width, chosen.dropout_rate) == (width, rate)
+    assert make_config(f"head={head}", "head_width=7").head_width == 7
+
+
+WRONG: list[tuple[list[str], list[str]]] = [
+    (["dropout_rate=1.5", "head_width=-3"], ["dropout_rate=1.5: allowed is", "below 1", "head_width=-3: allowed is"]),
+    (["epochs=0"], ["epochs=0: allowed is a whole number from 1"]),
+    (["epochs=2.0"], ["epochs=2.0: allowed is a whole number from 1"]),
+    (["batch_size=true"], ["batch_size=true: allowed is a whole number"]),
+    (["trainable=1"], ["trainable=1: allowed is true (fine-tune) or false (transfer)"]),
+    (["trainable=null"], ["trainable=null: allowed is true"]),
+    (["learning_rate=0"], ["learning_rate=0: allowed is a number above 0"]),
+    (["learning_rate=inf"], ["learning_rate=inf: allowed is a number above 0"]),
+    (["seed=-1"], ["seed=-1: allowed is"]),
+    (["patience=0"], ["patience=0: allowed is", "null"]),
+    (["+foo=1"], ["foo=1: there is no such key"]),
+    (["+dataset.imagesize=3"], ["dataset.imagesize=3: there is no such key; did you mean image_size?"]),
+    (["dataset.name=digit"], ["dataset.name=digit: allowed are digits, image_folder; did you mean digits?"]),
+    (["dataset.on_corrupt=skp"], ["dataset.on_corrupt=skp: allowed is error or skip"]),
+    (["dataset.train_fraction=0.7"], ["train_fraction, val_fraction and test_fraction must add up to 1; they give 1.2"]),
+    (["dataset=image_folder"], ["dataset.path is not set", "one sub-folder a class"]),
+    (["dataset=image_folder", "dataset.path=/nowhere"], ["dataset.path=/nowhere: there is no folder /nowhere"]),
+    (["optimizer=sgd", "optimizer.momentum=3"], ["optimizer.momentum=3: allowed is a number from 0 and below 1"]),
+    (["+optimizer.momentum=0.9"], ["optimizer.momentum=0.9: there is no such key"]),
+    (["head=linear", "dropout_rate=0.2"], ["dropout_rate=0.2", "head_width=0"]),
+    (["backbone.sha256=abc"], ["backbone.sha256=abc: allowed is 64 hexadecimal digits, or null"]),
+    (["backbone.value_range=[1,0]"], ["backbone.value_range=[1, 0]: the lower number has to come first"]),
+    (["backbone.batch_norm_momentum=1"], ["backbone.batch_norm_momentum=1: allowed is a number between 0 and 1"]),
+    (["tracking=server"], ["tracking.uri is not set"]),
+    (["tracking.uri=file:///tmp/x"], ["tracking.uri=file:///tmp/x", "sqlite:///"]),
+    (["learning_rate=${foo}"], ["learning_rate: Interpolation key 'foo' not found"]),
+]
+
+
+@pytest.mark.parametrize(("overrides", "texts"), WRONG, ids=[" ".join(overrides) for overrides, _ in WRONG])
+def test_wrong_values_are_named_with_what_is_allowed(
+    make_config: MakeConfig, overrides: list[str], texts: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_config(*overrides)
+    for text in texts:
+        assert text in str(caught.value)
+
+
+def test_a_folder_with_a_similar_name_is_suggested(make_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(ConfigError, match=f"did you mean {tmp_path}/photos"):
+        make_config("dataset=image_folder", f"dataset.path={tmp_path}/fotos")
+
+
+def test_relative_paths_start_at_the_home_and_not_at_the_working_directory(
+    make_config: MakeConfig, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (home / "mine").mkdir()
+    config = make_config("dataset=image_folder", "dataset.path=mine")
+    assert config.dataset.model_dump()["path"] == str(home / "mine")
+    assert config.tracking.uri == f"sqlite:///{home}/mlruns/mlflow.db"
+
+
+def test_flat_names_every_leaf_once_and_the_learning_rate_is_the_one_in_use(make_config: MakeConfig) -> None:
+    flat = make_config("dataset=image_folder", "dataset.path=.", "trainable=true").flat()
+    assert flat["learning_rate"] == 1e-5
+    assert flat["trainable"] is True
+    assert flat["backbone.name"] == "efficientnet_lite0"
+    assert flat["backbone.value_range"] == "[0.0, 1.0]"
+    assert not any(isinstance(value, dict | list | tuple) for value in flat.values())
+
+
+def test_digest_follows_what_decides_the_result_and_nothing_else(make_config: MakeConfig) -> None:
+    digest = make_config().sha256()
+    assert make_config("tracking.experiment=other").sha256() == digest
+    assert make_config("seed=1").sha256() != digest
+    assert make_config("learning_rate=0.001").sha256() == digest  # the same as the default for frozen digits
+
+
+def test_a_configuration_cannot_be_changed(make_config: MakeConfig) -> None:
+    config = make_config()
+    with pytest.raises((ValidationError, dataclasses.FrozenInstanceError)):
+        config.epochs = 3  # type: ignore[misc]
+
+
+def test_several_mistakes_in_several_groups_come_in_one_error(compose_config: Callable[..., object]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_hydra(compose_config("dataset.name=digit", "trainable=1", "learning_rate=0"))  # type: ignore[arg-type]
+    assert len(caught.value.problems) == 3

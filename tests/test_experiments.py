@@ -1,0 +1,43 @@
+"""Every file in experiments/: it says how it is run and what it showed, and its smoke form runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from graft.paths import CHECKOUT
+from tests.conftest import run_command
+
+EXPERIMENTS = sorted(path.stem for path in (CHECKOUT / "experiments").glob("*.yaml"))
+TRIALS = {"dropout": 5, "high_learning_rate": 5, "overfitting": 7, "transfer_vs_finetune": 10}
+
+
+def test_every_experiment_is_known_here() -> None:
+    assert sorted(TRIALS) == EXPERIMENTS
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_it_opens_with_its_command_and_its_result(name: str) -> None:
+    text = (CHECKOUT / "experiments" / f"{name}.yaml").read_text()
+    assert text.startswith(f"# @package _global_\n# python train.py experiments={name}\n")
+    comment = text.split("\nhydra:")[0]
+    assert "Measured" in comment
+    assert "TODO" not in text
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_its_smoke_form_runs(name: str, tiny_backbone: Path, tmp_path: Path) -> None:
+    small = ["+size=smoke", "dataset.image_size=8", "epochs=1", f"backbone.url={tiny_backbone}"]
+    done = run_command(["python", "train.py", f"experiments={name}", *small], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen = json.loads(run_command(["graft", "compare", "--json"], tmp_path).stdout)
+    assert [trial["state"] for trial in seen["trials"]] == ["complete"] * TRIALS[name]
+
+
+def test_one_run_can_be_made_of_an_experiment(tiny_backbone: Path, tmp_path: Path) -> None:
+    small = ["+size=smoke", f"backbone.url={tiny_backbone}"]
+    done = run_command(["python", "train.py", "experiments=dropout", "hydra.mode=RUN", *small], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2/2" in done.stdout

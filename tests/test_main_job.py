@@ -1,0 +1,238 @@
+"""The main job through the public surface: `train.py -m trainable=true,false`, MLflow's client, `graft compare`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from graft import backbones
+from graft.config import Config
+from graft.data import pipeline, splits
+from graft.model import build_model
+from graft.paths import CHECKOUT
+from tests.conftest import run_command
+
+EPOCH_METRICS = (
+    "train_loss train_accuracy val_loss val_accuracy epoch_seconds images_per_second learning_rate".split()
+)
+RUN_METRICS = (
+    "best_val_accuracy best_epoch test_loss test_accuracy overfit_gap feature_extraction_seconds "
+    "epoch_seconds_live total_seconds trainable_parameters".split()
+)
+DIGESTS = ("config_sha256", "dataset_sha256", "backbone_sha256", "lock_sha256", "commit")
+SMALL = ["+size=smoke", "epochs=3"]
+
+
+@dataclass
+class Sweep:
+    """A sweep that was run, and the means to look at it."""
+
+    home: Path
+    output: str
+    client: MlflowClient
+    parent: Run
+    children: list[Run]
+
+    def child(self, *, trainable: bool) -> Run:
+        return next(run for run in self.children if run.data.params["trainable"] == str(trainable))
+
+    def compare(self, *arguments: str) -> str:
+        done = run_command(["graft", "compare", *arguments], self.home)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def small(tiny_backbone: Path) -> list[str]:
+    return [*SMALL, f"backbone.url={tiny_backbone}"]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory, small: list[str]) -> Sweep:
+    home = tmp_path_factory.mktemp("main_job")
+    done = run_command(["python", str(CHECKOUT / "train.py"), "-m", "trainable=true,false", *small], home, cwd=home)
+    assert done.returncode == 0, done.stderr
+    client = MlflowClient(f"sqlite:///{home}/mlruns/mlflow.db")
+    experiment = client.get_experiment_by_name("graft")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [run for run in runs if run.data.tags["graft.kind"] == "sweep"]
+    assert len(parents) == 1
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parents[0].info.run_id]
+    assert len(runs) == 1 + len(children)
+    return Sweep(home, done.stdout, client, parents[0], children)
+
+
+def test_two_values_are_two_trials_never_more(sweep: Sweep) -> None:
+    assert len(sweep.children) == 2
+    assert {run.data.params["trainable"] for run in sweep.children} == {"True", "False"}
+    assert [run.info.status for run in sweep.children] == ["FINISHED", "FINISHED"]
+    assert sweep.parent.info.status == "FINISHED"
+
+
+def test_every_metric_is_recorded_for_every_epoch_and_once_a_run(sweep: Sweep) -> None:
+    for run in sweep.children:
+        for name in EPOCH_METRICS:
+            history = sweep.client.get_metric_history(run.info.run_id, name)
+            assert [metric.step for metric in history] == [0, 1, 2], name
+        for name in RUN_METRICS:
+            assert len(sweep.client.get_metric_history(run.info.run_id, name)) == 1, name
+
+
+def test_the_parent_sums_up(sweep: Sweep) -> None:
+    metrics = sweep.parent.data.metrics
+    assert (metrics["trials_complete"], metrics["trials_pruned"], metrics["trials_failed"]) == (2, 0, 0)
+    assert metrics["best_val_accuracy"] == max(run.data.metrics["best_val_accuracy"] for run in sweep.children)
+    assert metrics["sweep_seconds"] > 0
+
+
+def test_tags_names_and_params_say_what_ran(sweep: Sweep) -> None:
+    for run in sweep.children:
+        tags = run.data.tags
+        assert tags["graft.kind"] == "trial"
+        assert tags["graft.sweep"] == sweep.parent.data.tags["graft.sweep"]
+        assert tags["graft.attempt"] == "0"
+        assert tags["graft.state"] == "complete"
+        assert all(tags[f"graft.{name}"] for name in DIGESTS)
+        assert {"head_width", "optimizer.name", "dataset.split_seed", "backbone.url"} <= run.data.params.keys()
+    assert {run.data.tags["graft.trial"] for run in sweep.children} == {"0", "1"}
+    assert sweep.child(trainable=True).info.run_name == "finetune lr=0.001 w=512 d=0"
+    frozen, finetuned = sweep.child(trainable=False), sweep.child(trainable=True)
+    assert finetuned.data.metrics["trainable_parameters"] > frozen.data.metrics["trainable_parameters"]
+    assert frozen.data.tags["graft.dataset_sha256"] == finetuned.data.tags["graft.dataset_sha256"]
+    assert frozen.data.tags["graft.config_sha256"] != finetuned.data.tags["graft.config_sha256"]
+
+
+def test_three_inputs_carry_our_digest(sweep: Sweep) -> None:
+    run = sweep.child(trainable=False)
+    inputs = run.inputs.dataset_inputs
+    assert {tag.value for entry in inputs for tag in entry.tags} == {"training", "validation", "test"}
+    assert {run.data.tags["graft.dataset_sha256"][:36]} == {entry.dataset.digest for entry in inputs}
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_the_best_checkpoint_restores_to_the_recorded_test_accuracy(
+    sweep: Sweep, trainable: bool, make_config: Callable[..., Config], small: list[str], tmp_path: Path
+) -> None:
+    run = sweep.child(trainable=trainable)
+    folder = Path(sweep.client.download_artifacts(run.info.run_id, "checkpoints/best", str(tmp_path)))
+    config = make_config(*small[1:], *SMALL[:1], f"trainable={str(trainable).lower()}")
+    data = pipeline.prepare(splits.choose(config.dataset), config)
+    layer = backbones.hub_layer(backbones.resolve(config.backbone), config.backbone, trainable=trainable)
+    model = build_model(layer, config, classes=len(data.class_names))
+    checkpoint = tf.train.latest_checkpoint(str(folder))
+    assert checkpoint is not None
+    tf.train.Checkpoint(model=model).restore(checkpoint).assert_existing_objects_matched().expect_partial()
+    logits = model.predict(data.store.pixels(data.splits.test), verbose=0)
+    accuracy = float(np.mean(logits.argmax(axis=1) == data.store.images.labels[data.splits.test]))
+    assert run.data.metrics["test_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_artifacts_are_there(sweep: Sweep, tmp_path: Path) -> None:
+    run_id = sweep.child(trainable=True).info.run_id
+    root = Path(sweep.client.download_artifacts(run_id, "", str(tmp_path)))
+    resolved = yaml.safe_load((root / "config.yaml").read_text())
+    assert resolved["trainable"] is True
+    assert resolved["learning_rate"] == 0.001
+    assert "trainable=true" in yaml.safe_load((root / "overrides.yaml").read_text())
+    assert (root / "plots" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (root / "checkpoints" / "best" / "checkpoint").is_file()
+
+
+def test_tensorboard_events_lie_in_the_trials_folder(sweep: Sweep) -> None:
+    events = list((sweep.home / "mlruns" / "sweeps").rglob("events.out.tfevents.*"))
+    assert {event.parent.name for event in events} == {"train", "validation"}
+    assert len(events) == 4
+
+
+def test_graft_compare_prints_the_recorded_numbers(sweep: Sweep) -> None:
+    frozen, finetuned = sweep.child(trainable=False), sweep.child(trainable=True)
+    printed = sweep.compare()
+    for run in (frozen, finetuned):
+        assert f"{run.data.metrics['best_val_accuracy']:.4f}" in printed
+        assert f"{run.data.metrics['test_accuracy']:.4f}" in printed
+        assert f"{int(run.data.metrics['trainable_parameters']):,}" in printed
+        assert run.info.run_id in printed
+    assert "checkpoints/best" in printed
+    assert "make ui" in printed
+
+
+def test_graft_compare_finds_a_sweep_by_name_and_by_parent_run(sweep: Sweep) -> None:
+    latest = json.loads(sweep.compare("--json"))
+    by_name = json.loads(sweep.compare(sweep.parent.data.tags["graft.sweep"], "--json"))
+    by_id = json.loads(sweep.compare(sweep.parent.info.run_id, "--json"))
+    assert latest == by_name == by_id
+    assert [side["kind"] for side in latest["sides"]] == ["frozen", "fine-tuned"]
+    frozen, finetuned = latest["sides"]
+    assert latest["slow_down"] == pytest.approx(finetuned["epoch_seconds"] / frozen["epoch_seconds"])
+
+
+def test_an_unknown_sweep_is_named_with_the_latest_ones(sweep: Sweep) -> None:
+    done = run_command(["graft", "compare", "nothing"], sweep.home)
+    assert done.returncode == 1
+    assert sweep.parent.data.tags["graft.sweep"] in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_a_record_compare_says_how_to_make_one(tmp_path: Path) -> None:
+    done = run_command(["graft", "compare"], tmp_path)
+    assert done.returncode == 1
+    assert "python train.py" in done.stderr
+    assert not (tmp_path / "mlruns").exists()
+
+
+def test_a_second_sweep_is_a_new_one_and_a_failing_trial_does_not_end_it(sweep: Sweep, small: list[str]) -> None:
+    # Diverges: the loss overflows within the first epoch.
+    arguments = ["-m", "trainable=false", "optimizer=sgd", "learning_rate=1e30,0.01", *small]
+    done = run_command(["python", str(CHECKOUT / "train.py"), *arguments], sweep.home)
+    assert done.returncode == 1, done.stderr
+    assert "diverged" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    seen = json.loads(sweep.compare("--json"))
+    assert seen["sweep"] != sweep.parent.data.tags["graft.sweep"]
+    failed, complete = seen["trials"]
+    assert (failed["state"], failed["failure"]) == ("failed", "diverged")
+    assert complete["state"] == "complete"
+    assert sweep.client.get_run(failed["run_id"]).info.status == "FAILED"
+    parent = sweep.client.get_run(seen["parent_run_id"])
+    assert (parent.data.metrics["trials_complete"], parent.data.metrics["trials_failed"]) == (1, 1)
+
+
+def test_a_cell_that_cannot_run_stops_the_sweep_before_it_starts(sweep: Sweep, small: list[str]) -> None:
+    before = json.loads(sweep.compare("--json"))["sweep"]
+    arguments = ["-m", "head_width=8,0", "dropout_rate=0,0.5", *small]
+    done = run_command(["python", str(CHECKOUT / "train.py"), *arguments], sweep.home)
+    assert done.returncode == 2
+    assert "dropout_rate=0.5" in done.stderr
+    assert "head_width=0" in done.stderr
+    assert json.loads(sweep.compare("--json"))["sweep"] == before
+
+
+def test_an_objective_that_no_run_has_is_refused(sweep: Sweep, small: list[str]) -> None:
+    arguments = ["-m", "seed=0,1", "hydra.sweeper.objective=best_val_acuracy", *small]
+    done = run_command(["python", str(CHECKOUT / "train.py"), *arguments], sweep.home)
+    assert done.returncode == 2
+    assert "did you mean best_val_accuracy?" in done.stderr
+
+
+def test_a_single_run_has_no_parent_and_the_same_curve_as_the_trial(sweep: Sweep, small: list[str]) -> None:
+    done = run_command(["python", str(CHECKOUT / "train.py"), "trainable=false", *small], sweep.home)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 3/3" in done.stdout
+    run = sweep.client.search_runs([sweep.parent.info.experiment_id], "tags.`graft.kind` = 'single'")[0]
+    assert "mlflow.parentRunId" not in run.data.tags
+    trial = sweep.child(trainable=False)
+    for name in ("train_loss", "val_loss", "train_accuracy", "val_accuracy"):
+        curves = [
+            [metric.value for metric in sweep.client.get_metric_history(one.info.run_id, name)] for one in (run, trial)
+        ]
+        assert curves[0] == curves[1], name  # bit-identical, in a process of its own
