@@ -12,7 +12,7 @@ import copy
 import os
 import pickle
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +121,13 @@ class Composer:
 
 def job_directory(config: DictConfig) -> Path:
     """The folder of a composed job: `hydra.sweep.dir` and in it `hydra.sweep.subdir`."""
-    with hydra_config_set(config):
-        directory = str(OmegaConf.select(config, "hydra.sweep.dir"))
-        return Path(os.path.abspath(directory)) / str(OmegaConf.select(config, "hydra.sweep.subdir"))
+    sweep = config.hydra.sweep
+    raw = OmegaConf.to_container(sweep, resolve=False)
+    assert isinstance(raw, dict)
+    # Making the configuration known to the resolver costs more than all the rest of composing.
+    needs_resolver = any("${hydra:" in str(part) for part in raw.values())
+    with hydra_config_set(config) if needs_resolver else nullcontext():
+        return Path(os.path.abspath(str(sweep.dir))) / str(sweep.subdir)
 
 
 def task_config(config: DictConfig) -> DictConfig:

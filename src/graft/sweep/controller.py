@@ -193,7 +193,7 @@ class Controller:
             sweep=self._study.name,
             total=self._study.total,
             config=config,
-            space=self._space.plain(),
+            space=self._space.varied(),
             resumed=self._study.resumed,
             directory=self._study.directory,
             directions=self._options.directions,
@@ -437,6 +437,8 @@ def _check(
         config = compose(overrides, cell.index)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         return [_composition_problem(error, compose)]
+    if isinstance(observer, NoObserver):
+        return []
     try:
         with hydra_config_set(config):
             depends_on = observer.validate(task_config(config)) or {}
@@ -458,8 +460,16 @@ def _composition_problem(error: Exception, compose: Composer) -> str:
 
 def identify(config: DictConfig, space: Space, options: SweepOptions, digests: Mapping[str, Sequence[str]]) -> Identity:
     """What makes two commands mean the same sweep. The budget is not part of it, so it may grow."""
-    parts = {f"config.{key}": text for key, text in _leaves(config).items()}
-    parts |= {f"space.{key}": str(definition) for key, definition in space.plain().items()}
+    leaves = _leaves(config)
+    parts = {f"config.{key}": text for key, text in leaves.items()}
+    parts |= {f"space.{key}": str(definition) for key, definition in space.varied().items()}
+    # Most fixed keys are leaves that the configuration shows already; a group's choice, or a value from
+    # hydra.sweeper.params, is not.
+    parts |= {
+        f"space.{key}": _safe(key, text)
+        for key, text in space.fixed().items()
+        if leaves.get(key.lstrip("+"), "").lower() != text.lower()
+    }
     parts |= {f"depends_on.{name}": ",".join(values) for name, values in digests.items()}
     parts["sweeper.direction"] = ",".join(options.directions)
     parts["sweeper.objective"] = ",".join(options.objectives)
@@ -481,13 +491,18 @@ def _leaves(config: DictConfig) -> dict[str, str]:
         if isinstance(node, dict) and node:
             for key, value in node.items():
                 walk(f"{prefix}.{key}" if prefix else str(key), value)
-        elif any(word in prefix.lower() for word in SECRET_WORDS):
-            leaves[prefix] = "sha256:" + hashlib.sha256(str(node).encode()).hexdigest()[:12]
         else:
-            leaves[prefix] = str(node)
+            leaves[prefix] = _safe(prefix, str(node))
 
     walk("", {key: value for key, value in container.items() if key != "hydra"})
     return leaves
+
+
+def _safe(key: str, text: str) -> str:
+    """`text`, or its digest where `key` sounds like a secret: this is stored, and shown when it differs."""
+    if any(word in key.lower() for word in SECRET_WORDS):
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()[:12]
+    return text
 
 
 def pareto_front(scores: Mapping[int, tuple[float, ...]]) -> list[int]:

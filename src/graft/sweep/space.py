@@ -78,6 +78,15 @@ class Choices:
 
     values: tuple[Value, ...]
 
+    @property
+    def handles(self) -> list[Plain]:
+        """What the sampler chooses from: the values, or their texts where Python holds two to be equal.
+
+        `true` and `1` are such a pair, and a study would store one for the other.
+        """
+        plain = [value.plain for value in self.values]
+        return plain if len(set(plain)) == len(plain) else [value.text for value in self.values]
+
 
 Sampled = Range | Choices
 Definition = Fixed | Grid | Range | Choices
@@ -129,7 +138,7 @@ class Cell:
     def corners(self) -> Iterator[dict[str, Plain]]:
         """Sampled values that together show each end of each range, and each choice, at least once."""
         ends = {
-            key: [value.plain for value in part.values] if isinstance(part, Choices) else [part.low, part.high]
+            key: part.handles if isinstance(part, Choices) else [part.low, part.high]
             for key, part in self.sampled.items()
         }
         for position in range(max((len(values) for values in ends.values()), default=1)):
@@ -158,9 +167,13 @@ class Space:
         """How many trials `cell` gets: one where nothing is sampled."""
         return (n_trials or 0) if cell.sampled else 1
 
-    def plain(self) -> dict[str, Any]:
-        """The space as plain data, for comparing and for showing a difference."""
-        return {key: describe(definition) for key, definition in self.definitions.items()}
+    def varied(self) -> dict[str, Any]:
+        """What is varied, by key, as plain data that reads like overrides."""
+        return {key: describe(d) for key, d in self.definitions.items() if not isinstance(d, Fixed)}
+
+    def fixed(self) -> dict[str, str]:
+        """What is held fixed, by key."""
+        return {key: str(describe(d)) for key, d in self.definitions.items() if isinstance(d, Fixed)}
 
 
 def read_space(
@@ -217,11 +230,7 @@ _DELETION = "\0deleted"
 
 def _sampled_text(part: Sampled, value: Plain) -> str:
     if isinstance(part, Choices):
-        # True equals 1 in Python, and both may be choices, so types must agree as well.
-        for choice in part.values:
-            if choice.plain == value and type(choice.plain) is type(value):
-                return choice.text
-        raise ValueError(f"{value!r} is none of the choices {[choice.plain for choice in part.values]}")
+        return part.values[part.handles.index(value)].text
     return repr(_as_kind(part, value))
 
 
@@ -424,7 +433,7 @@ class _Reader:
                 if other not in decidable:
                     self.problems.append(
                         f"hydra.sweeper.params.{key} depends on {other}={value.text}, but {other} is no grid key of "
-                        f"this sweep. Allowed: {', '.join(decidable) or 'none here'}{nearest(other, decidable)}"
+                        f"this sweep. Allowed: {', '.join(decidable) or 'none here'}{nearest(other, list(decidable))}"
                     )
                     continue
                 on = decidable[other]

@@ -297,11 +297,13 @@ class SweepStudy:
         while self._waiting or self._refill():
             number = heapq.heappop(self._waiting)
             trial_id = self._ids[number]
+            storage = self._opened_for(number)
             with self._lock():
+                before = storage.get_trial(trial_id).user_attrs
                 if not self._take(trial_id):
                     continue
-                self._opened_for(number).set_trial_user_attr(trial_id, OWNER, self.controller)
-            return self._claimed(number, trial_id)
+                storage.set_trial_user_attr(trial_id, OWNER, self.controller)
+            return self._claimed(number, trial_id, before)
         return None
 
     def orphans(self) -> list[Claimed]:
@@ -325,8 +327,8 @@ class SweepStudy:
                     if owner is not None:
                         end_leftover_workers(self._root.user_attrs.get(CONTROLLER + owner))
                     storage.set_trial_user_attr(trial_id, OWNER, self.controller)
-                    taken.append((number, trial_id))
-        return [self._claimed(number, trial_id) for number, trial_id in taken]
+                    taken.append((number, trial_id, trial.user_attrs))
+        return [self._claimed(number, trial_id, before) for number, trial_id, before in taken]
 
     def again(self, claimed: Claimed) -> Claimed:
         """The next attempt of a trial whose worker died."""
@@ -370,14 +372,15 @@ class SweepStudy:
         except UpdateFinishedTrialError:
             return False
 
-    def _claimed(self, number: int, trial_id: int) -> Claimed:
+    def _claimed(self, number: int, trial_id: int, before: Mapping[str, Any]) -> Claimed:
+        """The trial, given its attributes before it was claimed."""
         cell, position = self._positions[number]
         position = number if self._one_study else position
-        storage = self._opened_for(number)
-        attributes = storage.get_trial(trial_id).user_attrs
-        # Whoever started it before, and however that ended: this is one attempt more.
-        attempt = int(attributes.get(ATTEMPT, -1)) + 1
-        storage.set_trial_user_attr(trial_id, ATTEMPT, attempt)
+        # Whoever owned it before, and however that ended: this is one attempt more. A first attempt
+        # is not written down, for most trials have no other.
+        attempt = int(before.get(ATTEMPT, 0)) + 1 if OWNER in before else 0
+        if attempt:
+            self._opened_for(number).set_trial_user_attr(trial_id, ATTEMPT, attempt)
         name = self._study_name(cell)
         params = self._sample(self._study(name), cell, position, trial_id)
         return Claimed(
@@ -388,7 +391,7 @@ class SweepStudy:
             trial_id=trial_id,
             params=params,
             attempt=attempt,
-            deaths=int(attributes.get(DEATHS, 0)),
+            deaths=int(before.get(DEATHS, 0)),
         )
 
     def _sample(self, study: optuna.Study, cell: Cell, position: int, trial_id: int) -> dict[str, Plain]:
@@ -557,7 +560,7 @@ def _positions(space: Space, n_trials: int | None) -> Iterator[tuple[Cell, int]]
 
 def _suggest(trial: optuna.Trial, key: str, part: Sampled) -> Plain:
     if isinstance(part, Choices):
-        return trial.suggest_categorical(key, [value.plain for value in part.values])
+        return trial.suggest_categorical(key, part.handles)
     if part.kind == "int":
         step = 1 if part.step is None else int(part.step)
         return trial.suggest_int(key, int(part.low), int(part.high), log=part.log, step=step)

@@ -1,0 +1,307 @@
+"""Killed, interrupted, resumed and joined sweeps: real processes, really killed."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import psutil
+import pytest
+from optuna.trial import TrialState
+from tests.sweep.apps import LONG, App
+
+STEPS_APP = """
+    import json, os, time
+    import hydra
+    from graft import trial
+
+    # Counts to `steps` with a checkpoint after each, in the trial's own folder.
+    @hydra.main(version_base=None, config_path=".", config_name="config")
+    def main(config):
+        now = trial.current()
+        checkpoint = now.directory / "checkpoint"
+        begin = int(checkpoint.read_text()) if checkpoint.exists() else 0
+        note(["start", now.number, now.attempt, begin])
+        for step in range(begin, config.steps):
+            time.sleep(config.seconds)
+            part = checkpoint.with_suffix(".part")
+            part.write_text(str(step + 1))
+            part.rename(checkpoint)
+            note(["step", now.number, now.attempt, step])
+            trial.report(step, step / config.steps)
+            if config.die_at == step and now.attempt == 0:
+                os.kill(os.getpid(), 9)
+            if trial.should_stop():
+                return 0.0
+        note(["end", now.number, now.attempt, config.x])
+        return config.x
+
+    def note(fields):
+        with open("log", "a") as log:
+            log.write(json.dumps([*fields, os.getpid()]) + "\\n")
+
+    if __name__ == "__main__":
+        main()
+"""
+
+CONFIG = "x: 0\ny: 0.0\nsteps: 3\nseconds: 0.02\ndie_at: -1\npassword: one\n"
+
+
+@pytest.fixture
+def steps(make_app: Callable[[str], App]) -> App:
+    app = make_app(STEPS_APP)
+    (app.folder / "config.yaml").write_text(CONFIG)
+    return app
+
+
+def notes(app: App, kind: str) -> list[list[int]]:
+    return [note[1:] for note in map(json.loads, app.lines()) if note[0] == kind]
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float = 60) -> None:
+    """Waits until `condition` holds. The limit is only there to end a test that would hang."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.01)
+
+
+def assert_nothing_lost_or_doubled(app: App, trials: int) -> None:
+    """Each trial came to its end, and no step that a checkpoint had kept was done again."""
+    assert {number for number, *_ in notes(app, "end")} == set(range(trials))
+    assert max(Counter((number, step) for number, _, step, _ in notes(app, "step")).values()) == 1
+
+
+def test_a_dead_worker_is_retried_in_the_same_trial_from_its_checkpoint(steps: App) -> None:
+    done = steps.run("x=1,2,3", "die_at=1")
+    assert done.status == 0, done.err
+    trials = steps.study().trials
+    assert [(t.number, t.values, t.user_attrs["graft.attempt"]) for t in trials] == [(i, [i + 1], 1) for i in range(3)]
+    assert [(n, a, begin) for n, a, begin, _ in notes(steps, "start") if n == 0] == [(0, 0, 0), (0, 1, 2)]
+    assert "its process died (SIGKILL); starts again" in done.out
+
+
+def test_a_trial_that_always_dies_fails_after_its_retries(make_app: Callable[[str], App]) -> None:
+    app = make_app("""
+        import os
+        import hydra
+
+        @hydra.main(version_base=None)
+        def main(config):
+            print("the last words", flush=True)
+            os._exit(7)
+
+        if __name__ == "__main__":
+            main()
+    """)
+    done = app.run("+x=1", "hydra.sweeper.max_retries=2")
+    assert done.status == 1
+    (trial,) = app.study().trials
+    assert trial.state == TrialState.FAIL
+    assert trial.user_attrs["graft.failure"] == "exit status 7"
+    assert "the last words" in trial.user_attrs["graft.message"]
+    assert (trial.user_attrs["graft.deaths"], trial.user_attrs["graft.attempt"]) == (2, 2)
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "unnamed"])
+def test_a_killed_controller_is_resumed_by_the_same_command(steps: App, named: bool) -> None:
+    command = ["x=1,2,3,4,5,6", "seconds=0.1", "hydra.launcher.slots=2"]
+    command += ["hydra.sweeper.study_name=mine"] if named else []
+    first = steps.start(*command)
+    wait_for(lambda: len(notes(steps, "end")) >= 2)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    done = steps.run(*command)
+    assert done.status == 0, done.err
+    assert "It goes on: " in done.out
+    trials = steps.study().trials
+    assert [(trial.state, trial.values) for trial in trials] == [(TrialState.COMPLETE, [x]) for x in range(1, 7)]
+    assert_nothing_lost_or_doubled(steps, 6)
+    folders = {str(path.parent.parent) for path in steps.folder.glob("multirun/*/*/*/checkpoint")}
+    assert len(folders) == 1
+
+
+def test_a_finished_unnamed_sweep_is_never_reused(steps: App) -> None:
+    for _ in range(2):
+        assert steps.run("x=1,2").status == 0
+    assert len(steps.studies()) == 2
+    assert len(notes(steps, "end")) == 4
+
+
+def test_a_finished_named_sweep_has_nothing_left_and_its_budget_may_grow(steps: App) -> None:
+    command = ["y=interval(0,1)", "hydra.sweeper.seed=1", "hydra.sweeper.study_name=mine"]
+    for n_trials, trials in ((3, 3), (3, 3), (5, 5)):
+        assert steps.run(*command, f"hydra.sweeper.n_trials={n_trials}").status == 0
+        assert len(notes(steps, "end")) == trials
+    drawn = [trial.params["y"] for trial in steps.study("mine").trials]
+    assert len(set(drawn)) == 5
+
+
+def test_another_sweep_under_an_old_name_is_refused_with_the_difference(steps: App) -> None:
+    assert steps.run("x=1,2", "hydra.sweeper.study_name=mine").status == 0
+    done = steps.run("x=1,2,3", "steps=4", "password=two", "hydra.sweeper.study_name=mine")
+    assert done.status == 2
+    assert "space.x: was 1,2, now 1,2,3" in done.err
+    assert "config.steps: was 3, now 4" in done.err
+    assert "config.password: was sha256:" in done.err
+    assert "two" not in done.err
+    assert len(notes(steps, "end")) == 2
+
+
+def test_ctrl_c_once_ends_trials_at_their_next_step_and_says_how_to_go_on(steps: App) -> None:
+    command = ["x=1,2,3,4", "steps=1000", "seconds=0.05", "hydra.launcher.slots=2"]
+    running = steps.start(*command)
+    wait_for(lambda: len(notes(steps, "step")) >= 4)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130, err
+    assert "Traceback" not in err
+    assert "Press Ctrl-C again" in out
+    assert f"To go on:\n  python app.py -m {' '.join(['hydra/sweeper=graft'])}" in out
+    trials = steps.study().trials
+    assert [trial.state for trial in trials] == [TrialState.WAITING] * 4
+    assert sum(bool(trial.intermediate_values) for trial in trials) == 2
+    begun = {n: max(step for m, _, step, _ in notes(steps, "step") if m == n) for n in (0, 1)}
+
+    # The same command, which now has less to count to, for its budget of steps is the task's affair.
+    again = steps.start(*command)
+    wait_for(lambda: len(notes(steps, "start")) >= 4)
+    again.kill()
+    again.communicate()
+    resumed = [(n, a, begin) for n, a, begin, _ in notes(steps, "start")[2:4]]
+    assert sorted(resumed) == [(n, 1, begun[n] + 1) for n in (0, 1)]
+
+
+def test_ctrl_c_twice_ends_at_once(make_app: Callable[[str], App]) -> None:
+    app = make_app("""
+        import time
+        import hydra
+
+        @hydra.main(version_base=None)
+        def main(config):
+            open("log", "a").write("started\\n")
+            time.sleep(3600)
+
+        if __name__ == "__main__":
+            main()
+    """)
+    running = app.start("+x=1,2")
+    wait_for(lambda: bool(app.lines()))
+    running.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130, err
+    assert "To go on:" in out
+    assert [trial.state for trial in app.study().trials] == [TrialState.WAITING] * 2
+
+
+def test_the_workers_die_with_their_controller(steps: App) -> None:
+    running = steps.start("x=1,2", "steps=100000", "hydra.launcher.slots=2")
+    wait_for(lambda: len({pid for *_, pid in notes(steps, "step")}) == 2)
+    workers = {pid for *_, pid in notes(steps, "step")}
+    running.kill()
+    running.communicate()
+    wait_for(lambda: not any(psutil.pid_exists(pid) and _runs(pid) for pid in workers))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_second_controller_joins_and_nothing_runs_twice(steps: App) -> None:
+    command = ["x=range(12)", "seconds=0.1", "hydra.sweeper.study_name=mine"]
+    first = steps.start(*command)
+    wait_for(lambda: bool(notes(steps, "step")))
+    second = steps.start(*command)
+    outs = [process.communicate(timeout=120) for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], outs
+    assert all("12 complete" in out for out, _ in outs)
+    assert_nothing_lost_or_doubled(steps, 12)
+    assert len(notes(steps, "end")) == 12
+    assert len({pid for *_, pid in notes(steps, "end")}) == 2
+
+
+def test_a_second_controller_takes_over_when_the_first_dies(steps: App) -> None:
+    command = ["x=range(6)", "seconds=0.15", "hydra.sweeper.study_name=mine"]
+    first = steps.start(*command)
+    wait_for(lambda: bool(notes(steps, "step")))
+    second = steps.start(*command)
+    wait_for(lambda: len({pid for *_, pid in notes(steps, "step")}) == 2)
+    first.kill()
+    first.communicate()
+    out, err = second.communicate(timeout=120)
+    assert second.returncode == 0, err
+    assert "6 complete" in out
+    assert_nothing_lost_or_doubled(steps, 6)
+
+
+def test_killing_the_controller_at_random_moments_loses_and_doubles_nothing(steps: App) -> None:
+    kills, trials = (20, 30) if LONG else (4, 8)
+    moments = random.Random(4)
+    command = [f"x=range({trials})", "y=interval(0,1)", "hydra.sweeper.n_trials=1", "hydra.sweeper.seed=1"]
+    command += ["seconds=0.05", "hydra.launcher.slots=2", "hydra.sweeper.study_name=mine"]
+    for _ in range(kills):
+        running = steps.start(*command)
+        time.sleep(moments.uniform(0.3, 3.0))
+        running.kill()
+        running.communicate()
+    done = steps.run(*command)
+    assert done.status == 0, done.err
+    studies = [steps.study(name) for name in steps.studies() if "/" in name]
+    assert len(studies) == trials
+    assert [trial.state for study in studies for trial in study.trials] == [TrialState.COMPLETE] * trials
+    assert_nothing_lost_or_doubled(steps, trials)
+
+
+def test_max_failures_stops_the_sweep_and_leaves_the_rest(make_app: Callable[[str], App]) -> None:
+    app = make_app("""
+        import hydra
+
+        @hydra.main(version_base=None)
+        def main(config):
+            raise ValueError("no good")
+
+        if __name__ == "__main__":
+            main()
+    """)
+    done = app.run("+x=range(10)", "hydra.sweeper.max_failures=2")
+    assert done.status == 1
+    assert Counter(trial.state for trial in app.study().trials) == {TrialState.FAIL: 3, TrialState.WAITING: 7}
+    assert "max_failures=2" in done.out
+    assert "To go on:" in done.out
+
+
+def test_the_sweeps_timeout_lets_running_trials_finish(steps: App) -> None:
+    done = steps.run("x=range(200)", "seconds=0.1", "hydra.sweeper.timeout=1")
+    assert done.status == 0, done.err
+    states = Counter(trial.state for trial in steps.study().trials)
+    assert states[TrialState.COMPLETE] >= 1
+    assert states[TrialState.WAITING] >= 1
+    assert sum(states.values()) == 200
+    assert "no further trial is started" in done.out
+
+
+def test_a_fatal_error_ends_the_sweep_with_its_status(make_app: Callable[[str], App]) -> None:
+    app = make_app("""
+        import hydra
+        from graft.errors import ConfigError
+
+        @hydra.main(version_base=None)
+        def main(config):
+            raise ConfigError("dataset.path=nowhere does not exist.")
+
+        if __name__ == "__main__":
+            main()
+    """)
+    done = app.run("+x=1,2,3")
+    assert done.status == 2
+    assert done.err.strip() == "dataset.path=nowhere does not exist."
+    assert Counter(trial.state for trial in app.study().trials) == {TrialState.FAIL: 1, TrialState.WAITING: 2}
