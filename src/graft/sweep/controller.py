@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +332,9 @@ class Controller:
     def _record(self, future: Future[Answer]) -> None:
         claimed, directory = self._running.pop(future)
         answer = future.result()
+        if answer.told is None:
+            # A job of another launcher has no channel to this process, and leaves it in the study.
+            answer = replace(answer, told=self._study.told(claimed))
         outcome = decide(
             answer,
             objectives=self._options.objectives,

@@ -362,7 +362,7 @@ class SweepStudy:
                 study.tell(claimed.trial_number, state=TrialState.FAIL)
 
     def told(self, claimed: Claimed) -> str | None:
-        """What the job was told, as far as it left that in the study; for launchers without a channel."""
+        """What the job was told, if it left that in the study because it had no other way."""
         told = self._opened_for(claimed.number).get_trial(claimed.trial_id).user_attrs.get(TOLD_ATTRIBUTE)
         return None if told is None else str(told)
 
