@@ -10,6 +10,7 @@ LOCK := requirements$(if $(GPU),-gpu,).lock
 # The kind of installation is part of the stamp's name, so that changing GPU= installs anew.
 STAMP := $(VENV)/.installed$(if $(GPU),-gpu,)
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+HOME_DIR := $(or $(GRAFT_HOME),$(CURDIR))
 
 .PHONY: help setup sweep train test lint format bench ui tensorboard compare experiment clean
 
@@ -27,7 +28,7 @@ $(STAMP): $(LOCK) pyproject.toml
 	@rm -f $(VENV)/.installed*; touch $@
 
 sweep: setup ## The main job: transfer against fine-tuning, then the comparison
-	$(RUN) python train.py -m trainable=true,false
+	$(RUN) python train.py -m trainable=true,false $(ARGS)
 	@$(RUN) graft compare
 
 train: setup ## One run; ARGS='trainable=true epochs=5' sets keys
@@ -41,11 +42,11 @@ experiment: setup ## Run experiments/NAME.yaml: make experiment NAME=dropout
 compare: setup ## Compare the trials of the latest sweep, or of SWEEP=
 	@$(RUN) graft compare $(SWEEP)
 
-ui: setup ## MLflow's pages on http://127.0.0.1:5000
-	$(RUN) mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port 5000
+ui: setup ## MLflow's pages on http://127.0.0.1:5000, or on PORT=
+	$(RUN) mlflow ui --backend-store-uri sqlite:///$(HOME_DIR)/mlruns/mlflow.db --host 127.0.0.1 --port $(or $(PORT),5000)
 
-tensorboard: setup ## TensorBoard over all runs on http://127.0.0.1:6006
-	$(RUN) tensorboard --logdir mlruns --host 127.0.0.1 --port 6006
+tensorboard: setup ## TensorBoard over all runs on http://127.0.0.1:6006, or on PORT=
+	$(RUN) tensorboard --logdir $(HOME_DIR)/mlruns --host 127.0.0.1 --port $(or $(PORT),6006)
 
 test: setup lint ## Lint, types, import rules and the whole test suite
 	$(RUN) python -m pytest $(ARGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 
 try:
     import hydra
@@ -14,17 +15,21 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"{error.name} is not installed for {sys.executable}. Run `make setup`, then use .venv/bin/python.")
 
+CONF = CHECKOUT / "conf"
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra re-raises, so that exit_statuses can tell errors apart
 os.environ.setdefault("GRAFT_HOME", str(home()))  # for conf/, and for the workers of a sweep
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> float | dict[str, float]:
+    from graft import trial
     from graft.run import train  # late: it is not needed for --help, nor for a configuration that is wrong
 
-    return train(config)
+    # The sweep decides what a trial's error means. A run on its own ends here, before Hydra adds lines of its own.
+    with nullcontext() if trial.current() else exit_statuses(CONF):
+        return train(config)
 
 
 if __name__ == "__main__":
-    with exit_statuses(CHECKOUT / "conf"):
+    with exit_statuses(CONF):
         main()

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.conftest import Command
 
 from graft.paths import CHECKOUT
-from tests.conftest import Command
 
 WRONG = {
     "learning_rat=1": ["learning_rat=1: there is no such key; did you mean learning_rate?"],
@@ -49,7 +49,9 @@ def test_it_works_from_another_working_directory(train: Command, tmp_path: Path)
     assert "did you mean learning_rate?" in done.stderr
 
 
-@pytest.mark.parametrize("flag", [["--help"], ["--cfg", "job"], ["--cfg", "job", "epochs=3"], ["learning_rat=1"], ["epochs=0"]])
+@pytest.mark.parametrize(
+    "flag", [["--help"], ["--cfg", "job"], ["--cfg", "job", "epochs=3"], ["learning_rat=1"], ["epochs=0"]]
+)
 def test_neither_tensorflow_nor_mlflow_is_imported_before_a_configuration_is_accepted(
     home: Path, flag: list[str]
 ) -> None:

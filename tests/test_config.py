@@ -74,7 +74,10 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["+dataset.imagesize=3"], ["dataset.imagesize=3: there is no such key; did you mean image_size?"]),
     (["dataset.name=digit"], ["dataset.name=digit: allowed are digits, image_folder; did you mean digits?"]),
     (["dataset.on_corrupt=skp"], ["dataset.on_corrupt=skp: allowed is error or skip"]),
-    (["dataset.train_fraction=0.7"], ["train_fraction, val_fraction and test_fraction must add up to 1; they give 1.2"]),
+    (
+        ["dataset.train_fraction=0.7"],
+        ["train_fraction, val_fraction and test_fraction must add up to 1; they give 1.2"],
+    ),
     (["dataset=image_folder"], ["dataset.path is not set", "one sub-folder a class"]),
     (["dataset=image_folder", "dataset.path=/nowhere"], ["dataset.path=/nowhere: there is no folder /nowhere"]),
     (["optimizer=sgd", "optimizer.momentum=3"], ["optimizer.momentum=3: allowed is a number from 0 and below 1"]),
@@ -105,13 +108,13 @@ def test_a_folder_with_a_similar_name_is_suggested(make_config: MakeConfig, tmp_
         make_config("dataset=image_folder", f"dataset.path={tmp_path}/fotos")
 
 
-def test_relative_paths_start_at_the_home_and_not_at_the_working_directory(
+def test_relative_paths_start_at_the_checkout_and_records_at_the_home(
     make_config: MakeConfig, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (home / "mine").mkdir()
-    config = make_config("dataset=image_folder", "dataset.path=mine")
-    assert config.dataset.model_dump()["path"] == str(home / "mine")
+    (tmp_path / "conf").mkdir()
+    config = make_config("dataset=image_folder", "dataset.path=conf")
+    assert config.dataset.model_dump()["path"] == str(CHECKOUT / "conf")
     assert config.tracking.uri == f"sqlite:///{home}/mlruns/mlflow.db"
 
 

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.conftest import run_command
 
 from graft.paths import CHECKOUT
-from tests.conftest import run_command
 
 EXPERIMENTS = sorted(path.stem for path in (CHECKOUT / "experiments").glob("*.yaml"))
 TRIALS = {"dropout": 5, "high_learning_rate": 5, "overfitting": 7, "transfer_vs_finetune": 10}

@@ -13,21 +13,32 @@ import tensorflow as tf
 import yaml
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-
-from graft import backbones
-from graft.config import Config
-from graft.data import pipeline, splits
-from graft.model import build_model
-from graft.paths import CHECKOUT
 from tests.conftest import run_command
 
-EPOCH_METRICS = (
-    "train_loss train_accuracy val_loss val_accuracy epoch_seconds images_per_second learning_rate".split()
-)
-RUN_METRICS = (
-    "best_val_accuracy best_epoch test_loss test_accuracy overfit_gap feature_extraction_seconds "
-    "epoch_seconds_live total_seconds trainable_parameters".split()
-)
+from graft.config import Config
+from graft.paths import CHECKOUT
+from graft.run import prepare
+
+EPOCH_METRICS = [
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "epoch_seconds",
+    "images_per_second",
+    "learning_rate",
+]
+RUN_METRICS = [
+    "best_val_accuracy",
+    "best_epoch",
+    "test_loss",
+    "test_accuracy",
+    "overfit_gap",
+    "feature_extraction_seconds",
+    "epoch_seconds_live",
+    "total_seconds",
+    "trainable_parameters",
+]
 DIGESTS = ("config_sha256", "dataset_sha256", "backbone_sha256", "lock_sha256", "commit")
 SMALL = ["+size=smoke", "epochs=3"]
 
@@ -126,9 +137,8 @@ def test_the_best_checkpoint_restores_to_the_recorded_test_accuracy(
     run = sweep.child(trainable=trainable)
     folder = Path(sweep.client.download_artifacts(run.info.run_id, "checkpoints/best", str(tmp_path)))
     config = make_config(*small[1:], *SMALL[:1], f"trainable={str(trainable).lower()}")
-    data = pipeline.prepare(splits.choose(config.dataset), config)
-    layer = backbones.hub_layer(backbones.resolve(config.backbone), config.backbone, trainable=trainable)
-    model = build_model(layer, config, classes=len(data.class_names))
+    prepared = prepare(config)
+    model, data = prepared.model, prepared.data
     checkpoint = tf.train.latest_checkpoint(str(folder))
     assert checkpoint is not None
     tf.train.Checkpoint(model=model).restore(checkpoint).assert_existing_objects_matched().expect_partial()

@@ -54,15 +54,17 @@ def _composition_problems(error: Exception, argv: Sequence[str], config_dir: Pat
     Composes again and again, each time without the override that the last failure named.
     """
     args = get_args_parser().parse_args(list(argv))
-    if "requires --multirun" in str(error):
-        several = [o for o in args.overrides if o in str(error).replace("'", "")] or args.overrides
-        command = " ".join(["python train.py -m", *args.overrides])
-        return [f"{' '.join(several)}: several values make a sweep, and a sweep needs -m: {command}"]
-    try:
-        overrides = [_one_value(override) for override in OverridesParser.create().parse_overrides(args.overrides)]
-    except HydraException as unreadable:
-        return [_first_lines(unreadable)]
     problems: list[str] = []
+    overrides: list[str] = []
+    for text in args.overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+            if override.is_sweep_override() and not args.multirun:
+                command = " ".join(["python train.py -m", *args.overrides])
+                problems.append(f"{text}: several values make a sweep, and a sweep needs -m: {command}")
+            overrides.append(_one_value(override))
+        except HydraException as unreadable:
+            problems.append(f"{text}: this is no override; key=value is one. Hydra says: {_first_lines(unreadable)}")
     while True:
         composed, failure = _compose(args.config_name or "config", overrides, config_dir)
         if failure is None:
@@ -115,7 +117,7 @@ def _describe(failure: Exception, override: str) -> str:
     if isinstance(failure, MissingConfigException):
         options = [option for option in failure.options or [] if "/" not in option]
         return f"{override}: allowed are {', '.join(options) or 'none'}{did_you_mean(value, options)}"
-    if "not in struct" in str(failure) or "No match in the defaults list" in str(failure):
+    if "Could not override" in str(failure):
         return f"{key}={value}: there is no such key"
     assert isinstance(failure, ConfigCompositionException | OmegaConfBaseException | ValueError)
     return f"{override}: {_first_lines(failure)}"

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from urllib.parse import quote
 
-from mlflow.entities import Run
 from rich.console import Console
 from rich.table import Table
 
 from graft.config import TrackingConfig
 from graft.errors import FatalError
 from graft.loop.result import History, typical_epoch_seconds
-from graft.tracking.mlflow_store import Store, open_store
+from graft.tracking.mlflow_store import Run, Store, open_store
 
 UI = "http://127.0.0.1:5000"  # where `make ui` serves
 SHOWN = 20  # trials in the printed table; --json has all

@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 
 from graft.errors import ConfigError
-from graft.paths import anchored, home
+from graft.paths import CHECKOUT, anchored, home
 
 Scalar = bool | int | float | str | None
 
@@ -104,7 +104,7 @@ class ImageFolderConfig(DatasetConfig):
             raise ValueError(f"{folder} is a file; a folder with one sub-folder a class is wanted")
         hint = f"there is no folder {folder.resolve()}"
         if not Path(value).expanduser().is_absolute():
-            hint += f" (relative paths start at {home()})"
+            hint += f" (relative paths start at {CHECKOUT})"
         if near := nearest(folder.name, _folders_in(folder.parent)):
             hint += f"; did you mean {folder.resolve().parent / near}?"
         raise ValueError(hint)
@@ -144,7 +144,7 @@ class TrackingConfig(_Group):
     def _usable(cls, value: str) -> str:
         scheme, separator, rest = value.partition(":///")
         if scheme == "sqlite" and separator:
-            return f"sqlite:///{anchored(rest)}"
+            return f"sqlite:///{home() / rest}"
         if value.startswith(("http://", "https://")):
             return value
         raise ValueError("sqlite:///<file>, http://… and https://… are possible; MLflow has closed its file store")
@@ -152,7 +152,7 @@ class TrackingConfig(_Group):
     @field_validator("artifacts")
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
-        return None if value is None or "://" in value else str(anchored(value))
+        return None if value is None or "://" in value else str(home() / value)
 
 
 AnyDatasetConfig = DigitsConfig | ImageFolderConfig

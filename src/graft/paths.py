@@ -1,7 +1,7 @@
-"""Where things lie. Everything is anchored at one home folder, never at the working directory.
+"""Where things lie. Nothing starts at the working directory: the same command means the same everywhere.
 
-The home is the checkout that holds `train.py`, or the folder that the environment variable
-`GRAFT_HOME` names. Under it `mlruns/` holds every record that a user makes.
+What users give, such as `dataset.path`, starts at the checkout that holds `train.py`. What Graft writes goes under
+`mlruns/` of the home: the checkout, or the folder that the environment variable `GRAFT_HOME` names.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def home() -> Path:
-    """The folder that relative paths start from."""
+    """The folder that holds `mlruns/`."""
     return Path(os.environ.get("GRAFT_HOME") or CHECKOUT).resolve()
 
 
 def anchored(path: str | os.PathLike[str]) -> Path:
-    """`path` as an absolute path; a relative one starts at the home, `~` is the user's folder."""
-    return home() / Path(path).expanduser()
+    """A path that a user gave, as an absolute one: a relative one starts at the checkout, `~` is the user's folder."""
+    return CHECKOUT / Path(path).expanduser()
 
 
 def records() -> Path:

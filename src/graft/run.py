@@ -1,7 +1,7 @@
 """One run: the one place where the configuration becomes objects.
 
-`train` is the task of `train.py`: it checks, records and runs. `run` is the training itself, for programs
-that bring their own configuration and recorder. TensorFlow is imported only once the configuration and the
+`train` is the task of `train.py`: it checks, records and runs. `run` is for programs that bring their own
+configuration and recorder. TensorFlow is imported only once the configuration and the
 data set are known to be usable: a mistake should not cost ten seconds.
 """
 
@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ from graft.data import splits
 from graft.errors import FailedTrial
 
 if TYPE_CHECKING:
+    import tf_keras
+
     from graft.backbones import SavedBackbone
     from graft.data.pipeline import Data
     from graft.loop.result import StopReason, StopSignal, TrainResult
@@ -31,6 +34,15 @@ if TYPE_CHECKING:
     from graft.tracking.recorder import Recorder
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run consists of, checked against each other, before anything is recorded."""
+
+    data: Data
+    backbone: SavedBackbone
+    model: tf_keras.Model
 
 
 def train(composed: DictConfig) -> float | dict[str, float]:
@@ -45,49 +57,51 @@ def train(composed: DictConfig) -> float | dict[str, float]:
         FailedTrial: if training cannot give a result; the record says so.
     """
     started = time.perf_counter()
+    hydra = HydraConfig.get()
+    directory = Path(hydra.runtime.output_dir)
     config = from_hydra(composed)
-    backbones.check(config.backbone)
-    images = splits.choose(config.dataset)
-    directory = Path(HydraConfig.get().runtime.output_dir)
-
-    runtime.set_up(config)
-    from graft.data import pipeline
-
-    data = pipeline.prepare(images, config)
-    backbone = backbones.resolve(config.backbone)
-    with _record(config, data, backbone, directory) as (recorder, mlflow_recorder):
-        result = run(config, data, backbone, recorder, directory, _stop_reason)
+    prepared = prepare(config)
+    with _record(config, prepared, directory) as (recorder, mlflow_recorder):
+        result = _fit(config, prepared, recorder, directory, _stop_reason)
         _leave_behind(config, result, mlflow_recorder, directory)
         metrics = {**result.summary(), "total_seconds": time.perf_counter() - started}
         recorder.log_metrics(metrics)
         recorder.close(result.stopped or "complete")
-    return metrics if "objective" in HydraConfig.get().sweeper else metrics["best_val_accuracy"]
+    return metrics if "objective" in hydra.sweeper else metrics["best_val_accuracy"]
 
 
-def run(
-    config: Config, data: Data, backbone: SavedBackbone, recorder: Recorder, directory: Path, stop_reason: StopSignal
-) -> TrainResult:
-    """Builds the model and trains it.
+def run(config: Config, recorder: Recorder, directory: Path, stop_reason: StopSignal = lambda: None) -> TrainResult:
+    """Trains, for programs that bring their own configuration and recorder.
 
     Args:
         config: The run, completely described.
-        data: Its images, by `graft.data.pipeline.prepare`.
-        backbone: Its backbone, by `graft.backbones.resolve`.
-        recorder: Gets metrics while training goes on; it is not closed.
+        recorder: Gets the metrics while training goes on; it is not closed.
         directory: Where checkpoints go; one that holds some is gone on from.
         stop_reason: Asked after every epoch whether to stop.
 
     Raises:
-        ConfigError: if the backbone does not fit the configuration.
+        ConfigError: as `prepare` does.
         FailedTrial: if the loss is no longer finite.
     """
+    return _fit(config, prepare(config), recorder, directory, stop_reason)
+
+
+def prepare(config: Config) -> Prepared:
+    """Finds the images and the backbone, and builds the model.
+
+    Raises:
+        ConfigError: if the data set or the backbone cannot be used, or they do not fit each other.
+    """
+    backbones.check(config.backbone)
+    images = splits.choose(config.dataset)
     runtime.set_up(config)
-    from graft.loop import gradient_tape
+    from graft.data import pipeline
     from graft.model import build_model
 
-    layer = backbones.hub_layer(backbone, config.backbone, trainable=config.trainable)
-    model = build_model(layer, config, classes=len(data.class_names))
-    return gradient_tape.fit(model, data, config, directory, recorder, stop_reason)
+    data = pipeline.prepare(images, config)
+    backbone = backbones.resolve(config.backbone)
+    layer = backbones.hub_layer(backbone, config.backbone, config.trainable, image_size=config.image_size)
+    return Prepared(data, backbone, build_model(layer, config, classes=len(data.class_names)))
 
 
 def run_name(config: Config) -> str:
@@ -97,14 +111,20 @@ def run_name(config: Config) -> str:
     return f"{kind} lr={config.learning_rate:g} w={config.head_width} d={config.dropout_rate:g}{seed}"
 
 
+def _fit(
+    config: Config, prepared: Prepared, recorder: Recorder, directory: Path, stop_reason: StopSignal
+) -> TrainResult:
+    from graft.loop import gradient_tape
+
+    return gradient_tape.fit(prepared.model, prepared.data, config, directory, recorder, stop_reason)
+
+
 def _stop_reason() -> StopReason | None:
     return trial.stop_reason() if trial.should_stop() else None
 
 
 @contextmanager
-def _record(
-    config: Config, data: Data, backbone: SavedBackbone, directory: Path
-) -> Iterator[tuple[Recorder, MlflowRecorder]]:
+def _record(config: Config, prepared: Prepared, directory: Path) -> Iterator[tuple[Recorder, MlflowRecorder]]:
     """Opens the run's record; closes it as failed or interrupted if an exception leaves the block."""
     from graft.tracking.console import ConsoleRecorder
     from graft.tracking.mlflow_recorder import MlflowRecorder
@@ -114,7 +134,7 @@ def _record(
     from graft.tracking.trial_reporter import TrialReporter
 
     current = trial.current()
-    tags = _tags(config, data, backbone)
+    tags = _tags(config, prepared)
     parent = current.context.get("parent_run_id") if current else None
     mlflow_recorder = MlflowRecorder(
         open_store(config.tracking), name=run_name(config), tags=tags, parent_run_id=parent
@@ -124,7 +144,7 @@ def _record(
     recorder = Recorders([front, TensorBoardRecorder(directory), mlflow_recorder])
     try:
         recorder.log_params(config.flat())
-        _describe(config, data, mlflow_recorder, directory)
+        _describe(config, prepared.data, mlflow_recorder, directory)
         yield recorder, mlflow_recorder
     except KeyboardInterrupt:
         recorder.close("interrupted")
@@ -134,7 +154,7 @@ def _record(
         raise
 
 
-def _tags(config: Config, data: Data, backbone: SavedBackbone) -> dict[str, str]:
+def _tags(config: Config, prepared: Prepared) -> dict[str, str]:
     current = trial.current()
     place: Mapping[str, str] = (
         {
@@ -149,12 +169,12 @@ def _tags(config: Config, data: Data, backbone: SavedBackbone) -> dict[str, str]
     return {
         **place,
         "graft.config_sha256": config.sha256(),
-        "graft.dataset_sha256": data.sha256,
-        "graft.backbone_sha256": backbone.sha256,
+        "graft.dataset_sha256": prepared.data.sha256,
+        "graft.backbone_sha256": prepared.backbone.sha256,
         "graft.lock_sha256": provenance.lock_sha256(),
         "graft.commit": provenance.commit(),
         "graft.overrides": " ".join(HydraConfig.get().overrides.task),
-        "graft.unreadable_images": str(len(data.store.unreadable)),
+        "graft.unreadable_images": str(len(prepared.data.store.unreadable)),
     }
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.images import write_classes
 
 from graft.config import Config
 from graft.data import sources, splits
 from graft.errors import ConfigError
-from tests.images import write_classes
 
 MakeConfig = Callable[..., Config]
 

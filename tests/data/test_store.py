@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.images import write_classes
 
 from graft.config import Config
 from graft.data import pipeline, splits, store
 from graft.errors import ConfigError, FatalError
-from tests.images import write_classes
 
 MakeConfig = Callable[..., Config]
 

@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from graft import backbones
 from graft.config import Config
-from graft.data import pipeline, splits
 from graft.errors import FailedTrial
+from graft.loop import gradient_tape
 from graft.loop.result import StopReason, TrainResult
-from graft.model import build_model
-from graft.run import run
+from graft.run import prepare, run
 from graft.tracking.recorder import MemoryRecorder
 
 MakeConfig = Callable[..., Config]
@@ -35,23 +33,17 @@ class Laboratory:
 
     def __init__(self, make_config: MakeConfig, backbone: Path, folder: Path) -> None:
         self._make_config = make_config
-        self._folder = folder
+        self.folder = folder
         self._always = (f"backbone.url={backbone}", "dataset.image_size=16", "dataset.max_images=400", "epochs=3")
 
     def run(
         self, *overrides: str, folder: str = "run", stop: Callable[[], StopReason | None] = lambda: None
     ) -> tuple[TrainResult, MemoryRecorder]:
-        config = self.config(*overrides)
         recorder = MemoryRecorder()
-        saved = backbones.resolve(config.backbone)
-        result = run(config, self.data(config), saved, recorder, self._folder / folder, stop)
-        return result, recorder
+        return run(self.config(*overrides), recorder, self.folder / folder, stop), recorder
 
     def config(self, *overrides: str) -> Config:
         return self._make_config(*self._always, *overrides)
-
-    def data(self, config: Config) -> pipeline.Data:
-        return pipeline.prepare(splits.choose(config.dataset), config)
 
 
 @pytest.fixture
@@ -77,14 +69,10 @@ def test_a_frozen_backbone_learns_and_every_metric_of_every_epoch_is_recorded(la
 @pytest.mark.parametrize(("trainable", "changed"), [("false", False), ("true", True)])
 def test_only_fine_tuning_changes_the_backbone(lab: Laboratory, trainable: str, changed: bool) -> None:
     config = lab.config(f"trainable={trainable}", "epochs=1")
-    data = lab.data(config)
-    saved = backbones.resolve(config.backbone)
-    layer = backbones.hub_layer(saved, config.backbone, trainable=config.trainable)
-    model = build_model(layer, config, classes=10)
+    prepared = prepare(config)
+    layer = prepared.model.get_layer("backbone")
     before = [weights.copy() for weights in layer.get_weights()]
-    from graft.loop import gradient_tape
-
-    gradient_tape.fit(model, data, config, lab._folder / "direct", MemoryRecorder(), lambda: None)
+    gradient_tape.fit(prepared.model, prepared.data, config, lab.folder / "direct", MemoryRecorder(), lambda: None)
     after = layer.get_weights()
     assert any((one != two).any() for one, two in zip(before, after, strict=True)) is changed
 
@@ -94,10 +82,8 @@ def test_the_test_accuracy_is_that_of_the_best_checkpoint(lab: Laboratory, tmp_p
     result, _ = lab.run("learning_rate=0.3", "epochs=5", "seed=1")
     accuracies = [epoch["val_accuracy"] for epoch in result.history]
     assert result.best_epoch == accuracies.index(max(accuracies))
-    config = lab.config("learning_rate=0.3", "epochs=5", "seed=1")
-    data = lab.data(config)
-    saved = backbones.resolve(config.backbone)
-    model = build_model(backbones.hub_layer(saved, config.backbone, trainable=False), config, classes=10)
+    fresh = prepare(lab.config("learning_rate=0.3", "epochs=5", "seed=1"))
+    model, data = fresh.model, fresh.data
     best = tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints" / "best"))
     assert best.endswith(f"-{result.best_epoch}")
     tf.train.Checkpoint(model=model).restore(best).assert_existing_objects_matched()
@@ -172,8 +158,7 @@ def test_loss_and_accuracy_are_reported_every_so_many_steps(lab: Laboratory) -> 
             seen.append(step)
 
     config = lab.config("loop.log_every=2", "epochs=2", "batch_size=32")
-    steps = int(np.ceil(len(lab.data(config).splits.train) / 32))
-    saved = backbones.resolve(config.backbone)
-    run(config, lab.data(config), saved, Steps(), lab._folder / "steps", lambda: None)
+    steps = int(np.ceil(len(prepare(config).data.splits.train) / 32))
+    run(config, Steps(), lab.folder / "steps")
     first = [*range(2, steps + 1, 2)] + ([steps] if steps % 2 else [])
     assert seen == first + [steps + step for step in first]

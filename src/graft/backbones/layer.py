@@ -33,8 +33,8 @@ def hub_layer(
 
     Raises:
         ConfigError: If TensorFlow cannot load the SavedModel, or it cannot be called on such images,
-            gives no feature vector, gives one of another width than `feature_width`, takes no
-            `batch_norm_momentum` though one is given, or should be trained and cannot be.
+            gives no feature vector, gives one of another width than `feature_width`, should be
+            trained and cannot be, or should be with a `batch_norm_momentum` that it does not take.
     """
     # Late, because TensorFlow takes seconds to import and a configuration is checked without it.
     import tensorflow as tf
@@ -45,7 +45,8 @@ def hub_layer(
         import tensorflow_hub as hub
 
     arguments: dict[str, float] = {}
-    if backbone.batch_norm_momentum is not None:
+    # A frozen module's averages stand still, so it needs no momentum and is not asked for one.
+    if trainable and backbone.batch_norm_momentum is not None:
         arguments["batch_norm_momentum"] = backbone.batch_norm_momentum
     with _refusing(lambda error: f"backbone.url={backbone.url}: {_why_not_loaded(error)}"):
         # A SavedModel computes in the precision that it was saved with, so the layer must not follow a
@@ -57,7 +58,7 @@ def hub_layer(
     if arguments and not _takes(module, "batch_norm_momentum"):
         raise ConfigError(
             f"backbone.batch_norm_momentum={backbone.batch_norm_momentum}: the module at {backbone.url} has its "
-            "momentum built in and takes none; set backbone.batch_norm_momentum=null."
+            "momentum built in and takes none; to fine-tune it, set backbone.batch_norm_momentum=null."
         )
     if trainable and not layer.trainable_weights:
         raise ConfigError(

@@ -18,7 +18,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nobody asked for it
 for noisy in ("mlflow", "alembic"):
     logging.getLogger(noisy).setLevel(logging.WARNING)  # they announce every migration of a new database
 
-from mlflow.entities import Param, Run, ViewType  # noqa: E402
+from mlflow.entities import Param, ViewType  # noqa: E402
+from mlflow.entities import Run as Run  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
 
