@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -29,7 +29,7 @@ class Row:
     number: int
     attempt: int
     overrides: Sequence[str]
-    started: float = field(default_factory=time.monotonic)
+    started: float
     last: Reported | None = None
 
 
@@ -65,7 +65,7 @@ class Display:
         print(text, flush=True)
 
     def started(self, number: int, attempt: int, overrides: Sequence[str]) -> None:
-        self._rows[number] = Row(number, attempt, self._shown(overrides))
+        self._rows[number] = Row(number, attempt, self._shown(overrides), time.monotonic())
 
     def reported(self, event: Reported) -> None:
         if event.number in self._rows:

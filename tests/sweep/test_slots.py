@@ -1,0 +1,131 @@
+"""GPUs and slots: which device a trial sees, and that no trial waits for another."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from collections.abc import Callable
+
+import pytest
+from tests.sweep.apps import App
+
+from graft.errors import ConfigError
+from graft.sweep.devices import slot_devices, visible_gpus
+
+FAKE_NVML = """
+class NVMLError(Exception): ...
+def nvmlInit(): ...
+def nvmlShutdown(): ...
+def nvmlDeviceGetCount(): return 4
+def nvmlDeviceGetHandleByIndex(index): return index
+def nvmlDeviceGetUUID(handle): return f"GPU-{handle}"
+"""
+
+
+@pytest.fixture
+def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = types.ModuleType("pynvml")
+    exec(FAKE_NVML, fake.__dict__)
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.usefixtures("four_gpus")
+@pytest.mark.parametrize(
+    ("slots", "per_gpu", "devices"),
+    [
+        (None, 1, ["GPU-0", "GPU-1", "GPU-2", "GPU-3"]),
+        (2, 1, ["GPU-0", "GPU-1"]),
+        (None, 2, ["GPU-0", "GPU-1", "GPU-2", "GPU-3"] * 2),
+        (5, 2, ["GPU-0", "GPU-1", "GPU-2", "GPU-3", "GPU-0"]),
+    ],
+)
+def test_slots_are_spread_over_the_gpus(slots: int | None, per_gpu: int, devices: list[str]) -> None:
+    assert slot_devices(slots, per_gpu) == devices
+
+
+@pytest.mark.usefixtures("four_gpus")
+def test_more_slots_than_the_gpus_offer_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"slots=6 is more than 4 GPUs .*slots_per_gpu=2"):
+        slot_devices(6, 1)
+
+
+@pytest.mark.usefixtures("four_gpus")
+def test_a_schedulers_choice_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, visible in (("2,3", ["2", "3"]), ("", []), ("-1", []), ("GPU-a, GPU-b", ["GPU-a", "GPU-b"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+        assert visible_gpus() == visible
+
+
+def test_without_gpus_there_is_one_slot_or_as_many_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert slot_devices(None, 1) == [None]
+    assert slot_devices(3, 1) == [None] * 3
+
+
+DEVICE_APP = """
+    import json, os, time
+    import hydra
+
+    assert "tensorflow" not in __import__("sys").modules
+
+    @hydra.main(version_base=None)
+    def main(config):
+        seen = os.environ["CUDA_VISIBLE_DEVICES"], os.environ["TF_FORCE_GPU_ALLOW_GROWTH"]
+        note("begin", *seen)
+        time.sleep(0.5)
+        note("end", *seen)
+        return 0.0
+
+    def note(*fields):
+        # One write for a line, so that lines of several processes do not mix.
+        with open("log", "a") as log:
+            log.write(json.dumps(fields) + "\\n")
+
+    if __name__ == "__main__":
+        main()
+"""
+
+
+@pytest.mark.parametrize("per_gpu", [1, 2])
+def test_a_trial_sees_one_device_and_shares_it_only_if_asked_to(make_app: Callable[[str], App], per_gpu: int) -> None:
+    app = make_app(DEVICE_APP)
+    (app.folder / "pynvml.py").write_text(FAKE_NVML)
+    del app.environment["CUDA_VISIBLE_DEVICES"]
+    done = app.run("+x=range(8)", f"hydra.launcher.slots_per_gpu={per_gpu}")
+    assert done.status == 0, done.err
+    on_device = dict.fromkeys((f"GPU-{n}" for n in range(4)), 0)
+    most = dict(on_device)
+    used = dict(on_device)
+    for what, device, growth in map(json.loads, app.lines()):
+        on_device[device] += 1 if what == "begin" else -1
+        most[device] = max(most[device], on_device[device])
+        used[device] += what == "begin"
+        assert growth == "true"
+    assert sum(used.values()) == 8
+    assert max(most.values()) == per_gpu
+    assert min(used.values()) >= 1
+
+
+def test_a_long_trial_holds_up_no_other(make_app: Callable[[str], App]) -> None:
+    app = make_app("""
+        import os, time
+        import hydra
+
+        # The first trial ends when all others have: with a barrier it would never be.
+        @hydra.main(version_base=None)
+        def main(config):
+            if config.x == 0:
+                while len(open("log").readlines() if os.path.exists("log") else []) < 6:
+                    time.sleep(0.02)
+            with open("log", "a") as log:
+                log.write(f"{config.x}\\n")
+            return 0.0
+
+        if __name__ == "__main__":
+            main()
+    """)
+    done = app.run("+x=range(7)", "hydra.launcher.slots=2", "hydra.sweeper.trial_timeout=60")
+    assert done.status == 0, done.err
+    assert app.lines()[-1] == "0"

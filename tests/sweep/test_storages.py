@@ -1,0 +1,132 @@
+"""The same sweep over each kind of storage, killed and resumed once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from tests.sweep.apps import App
+
+from graft.sweep.storage import open_storage, resolve_storage
+
+APP = """
+    import time
+    import hydra
+    from graft import trial
+
+    @hydra.main(version_base=None, config_path=".", config_name="config")
+    def main(config):
+        for step in range(3):
+            time.sleep(0.05)
+            trial.report(step, config.x + step)
+            if trial.should_stop():
+                break
+        with open("log", "a") as log:
+            log.write(f"{trial.current().number}\\n")
+        return config.x
+
+    if __name__ == "__main__":
+        main()
+"""
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a database in a PostgreSQL server of its own."""
+    pytest.importorskip("psycopg")
+    bin_folder = _postgres_folder()
+    if bin_folder is None:
+        pytest.skip("PostgreSQL is not installed")
+    # A server refuses to run as root, and its socket's path must be short.
+    as_user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if os.geteuid() == 0 else []
+    folder = tmp_path_factory.mktemp("pg")
+    for path in (folder, *folder.parents[:3]):
+        if path.stat().st_uid == os.geteuid():
+            path.chmod(path.stat().st_mode | 0o711)
+    folder.chmod(0o777)
+    data = folder / "data"
+    subprocess.run(
+        [*as_user, bin_folder / "initdb", "-D", data, "-U", "graft", "-A", "trust"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
+    server = subprocess.Popen(
+        [*as_user, bin_folder / "postgres", "-D", data, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        while not (folder / ".s.PGSQL.5432").exists():
+            assert server.poll() is None, "PostgreSQL did not start"
+            time.sleep(0.1)
+        yield f"postgresql+psycopg://graft@/postgres?host={folder}"
+    finally:
+        # SIGINT is its fast shutdown; SIGTERM waits for clients, and this process is one.
+        server.send_signal(signal.SIGINT)
+        server.wait(30)
+
+
+def _postgres_folder() -> Path | None:
+    """The folder of PostgreSQL's programs, which distributions keep off the search path."""
+    found = shutil.which("initdb")
+    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    return next((folder for folder in reversed(folders) if (folder / "postgres").exists()), None)
+
+
+@pytest.fixture(params=["journal", "sqlite", "postgres"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres"))
+    return {"journal": str(tmp_path / "other.journal"), "sqlite": f"sqlite:///{tmp_path}/study.db"}[request.param]
+
+
+def test_a_sweep_is_killed_and_resumed_on_every_storage(make_app: Callable[[str], App], storage: str) -> None:
+    app = make_app(APP)
+    (app.folder / "config.yaml").write_text("x: 0.0\nkind: 0\n")
+    command = [
+        "kind=1,2", "x=interval(0,1)", "hydra.sweeper.n_trials=4", "hydra.sweeper.study_name=on-storage",
+        "hydra.launcher.slots=2", f"hydra.sweeper.storage='{storage}'", "hydra.sweeper.pruner=hyperband",
+    ]  # fmt: skip
+    first = app.start(*command)
+    while not app.lines():
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.02)
+    first.kill()
+    first.communicate()
+    done = app.run(*command)
+    assert done.status == 0, done.err
+    assert "could not" not in done.out
+    open_storage.cache_clear()
+    opened = open_storage(storage)
+    for kind in (1, 2):
+        trials = optuna.load_study(study_name=f"on-storage/kind={kind}", storage=opened).trials
+        assert len(trials) == 4
+        assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
+        assert all(trial.intermediate_values for trial in trials)
+    assert set(app.lines()) == {str(number) for number in range(8)}
+
+
+def test_a_storage_that_cannot_be_opened_is_refused(make_app: Callable[[str], App]) -> None:
+    app = make_app(APP)
+    (app.folder / "config.yaml").write_text("x: 0.0\n")
+    url = "postgresql+psycopg://graft:topsecret@127.0.0.1:1/nowhere?connect_timeout=2"
+    done = app.run("x=1,2", f"hydra.sweeper.storage='{url}'")
+    assert done.status == 2
+    assert "hydra.sweeper.storage=postgresql+psycopg://graft:***@127.0.0.1:1/nowhere" in done.err
+    assert "topsecret" not in done.err
+    assert app.lines() == []
+
+
+def test_paths_are_made_absolute(tmp_path: Path) -> None:
+    assert resolve_storage(None, tmp_path) == f"{tmp_path}/multirun/optuna.journal"
+    assert resolve_storage("a/b.journal", tmp_path) == f"{tmp_path}/a/b.journal"
+    assert resolve_storage("sqlite:///a.db", tmp_path) == f"sqlite:///{tmp_path}/a.db"
+    assert resolve_storage("sqlite:////a.db", tmp_path) == "sqlite:////a.db"
+    assert resolve_storage("postgresql://h/d", tmp_path) == "postgresql://h/d"
