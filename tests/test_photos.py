@@ -10,7 +10,7 @@ from tests.conftest import run_command
 
 
 def test_a_frozen_backbone_tells_flowers_apart(photos: Path, tmp_path: Path) -> None:
-    # 96 pixels and 4 epochs in place of 224 and 10: a fifth of the time, and still far above what chance gives.
+    # 96 pixels and 4 epochs in place of 256 and 10: a twentieth of the time, and still far above what chance gives.
     overrides = ["dataset=image_folder", f"dataset.path={photos}", "dataset.image_size=96", "epochs=4"]
     done = run_command(["python", "train.py", *overrides], tmp_path)
     assert done.returncode == 0, done.stderr

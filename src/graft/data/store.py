@@ -27,7 +27,7 @@ from graft.paths import cache
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # goes up when decoding or resizing gives other pixels
+VERSION = 2  # goes up when decoding or resizing gives other pixels
 LISTED = 20  # unreadable images named in one message
 
 
@@ -82,7 +82,9 @@ def decode(content: bytes | npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.
         tf.errors.InvalidArgumentError: if the content is no such image, or is cut off.
     """
     pixels = tf.io.decode_image(content, channels=3, expand_animations=False) if isinstance(content, bytes) else content
-    resized = tf.image.resize(pixels, (size, size), method="bilinear", antialias=True)
+    # Without antialiasing, as the backbones saw their images in pretraining: on real photos a frozen Lite0 is
+    # right one time in a hundred more often (0.882 against 0.872, mean over six splits).
+    resized = tf.image.resize(pixels, (size, size), method="bilinear", antialias=False)
     rounded = tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
     return np.broadcast_to(rounded.numpy(), (size, size, 3))  # one grey channel becomes three equal ones
 
