@@ -268,3 +268,35 @@ def test_the_observer_refuses_a_bad_cell_before_anything_starts(observed: App) -
     assert done.status == 2
     assert "x=13 brings bad luck. Allowed: any other number. (in x=13)" in done.err
     assert observed.lines() == observed.lines("events") == []
+
+
+def test_hydras_callbacks_and_environment_reach_the_job(make_app: Callable[[str], App]) -> None:
+    app = make_app("""
+        import os
+        import hydra
+        from hydra.experimental.callback import Callback
+
+        class Noting(Callback):
+            def on_multirun_start(self, config, **kwargs): self.started = "yes"
+            def on_job_start(self, config, **kwargs): note(f"start {config.hydra.job.num} {self.started}")
+            def on_job_end(self, config, job_return, **kwargs): note(f"end {job_return.return_value}")
+
+        def note(text):
+            with open("log", "a") as log:
+                log.write(text + "\\n")
+
+        @hydra.main(version_base=None, config_path=".", config_name="config")
+        def main(config):
+            return float(os.environ["BONUS"]) + config.x
+
+        if __name__ == "__main__":
+            main()
+    """)
+    (app.folder / "config.yaml").write_text(
+        "x: 0\nhydra:\n  job:\n    env_set: {BONUS: '10'}\n  callbacks:\n    noting:\n      _target_: app.Noting\n"
+    )
+    app.environment["PYTHONPATH"] = "."
+    done = app.run("x=1,2")
+    assert done.status == 0, done.err
+    assert app.lines() == ["start 0 yes", "end 11.0", "start 1 yes", "end 12.0"]
+    assert [trial.values for trial in app.study().trials] == [[11], [12]]

@@ -36,7 +36,7 @@ FILES = {
 
 
 @pytest.fixture
-def loader(tmp_path: Path) -> Iterator[ConfigLoader]:
+def loader(tmp_path: Path, hydra_restore_singletons: None) -> Iterator[ConfigLoader]:
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
+from hydra import version
 from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, LauncherTestSuite
 from optuna.trial import TrialState
 from tests.sweep.apps import App
@@ -15,11 +16,19 @@ from tests.sweep.apps import App
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*:pytest.PytestUnraisableExceptionWarning")
 
 
+@pytest.fixture
+def hydra_1_1(hydra_restore_singletons: None) -> None:
+    """The version whose behaviour Hydra's suites expect: a job's folder is its working directory."""
+    version.setbase("1.1")
+
+
+@pytest.mark.usefixtures("hydra_1_1")
 @pytest.mark.parametrize(("launcher_name", "overrides"), [("graft", ["hydra.launcher.slots=2"])])
 class TestGraftLauncher(LauncherTestSuite):
     """What Hydra asks of every launcher, under Hydra's basic sweeper."""
 
 
+@pytest.mark.usefixtures("hydra_1_1")
 @pytest.mark.parametrize(
     ("launcher_name", "overrides"),
     [("graft", ["hydra/sweeper=basic", "hydra.sweeper.max_batch_size=2", "hydra.launcher.slots=2"])],

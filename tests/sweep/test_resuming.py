@@ -9,10 +9,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+import optuna
 import psutil
 import pytest
 from optuna.trial import TrialState
 from tests.sweep.apps import LONG, App
+
+from graft.sweep.storage import open_storage
 
 STEPS_APP = """
     import json, os, time
@@ -305,3 +308,18 @@ def test_a_fatal_error_ends_the_sweep_with_its_status(make_app: Callable[[str], 
     assert done.status == 2
     assert done.err.strip() == "dataset.path=nowhere does not exist."
     assert Counter(trial.state for trial in app.study().trials) == {TrialState.FAIL: 1, TrialState.WAITING: 2}
+
+
+def test_a_sweep_that_died_while_it_was_created_can_be_started_again(steps: App) -> None:
+    optuna.create_study(study_name="mine", storage=open_storage(str(steps.journal)))
+    assert steps.run("x=1,2", "hydra.sweeper.study_name=mine").status == 0
+    assert len(notes(steps, "end")) == 2
+
+
+def test_a_study_of_somebody_else_is_not_touched(steps: App) -> None:
+    study = optuna.create_study(study_name="theirs", storage=open_storage(str(steps.journal)))
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    done = steps.run("x=1,2", "hydra.sweeper.study_name=theirs")
+    assert done.status == 2
+    assert "is not a sweep of Graft's" in done.err
+    assert len(steps.study().trials) == 2

@@ -6,11 +6,17 @@ but its errors. Read in this order:
     options.py      what the user may set under hydra.sweeper
     space.py        overrides and params -> cells, each with fixed and sampled keys
     compose.py      overrides -> configuration, composed once a combination of groups
+    checks.py       what can be known to be wrong before anything starts
+    identity.py     which sweep is meant, when one is resumed
     jobs.py         what a launcher is handed and what it answers
-    workers.py      slots and their warm processes; worker.py is the other end of the pipe
+    workers.py      slots; process.py is a slot's process from here, worker.py from within,
+                    application.py what it is sent once, devices.py the GPU it sees
+    batches.py      our sweeps over other launchers, and our slots under other sweepers
     outcome.py      what happened -> what is recorded; one pure function
     storage.py      where studies live, and the lock between controllers
     study.py        the studies of one sweep: claim, finish, resume, join
+    liveness.py     which controllers of a sweep live
+    reporting.py    how a running trial reaches its study
     observer.py     what a sweep tells whoever keeps other records of it
     display.py      what the user sees meanwhile
     controller.py   the loop that ties them together

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import queue
 import shlex
@@ -15,24 +14,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from graft.errors import STATUS_INTERRUPTED, ConfigError, FatalError, GraftError, SweepFailed
-from graft.sweep.compose import Composer, hydra_config_set, job_directory, task_config
+from graft.sweep.checks import check_cells
+from graft.sweep.compose import Composer, hydra_config_set, job_directory
 from graft.sweep.display import Display, make_display, summary
+from graft.sweep.identity import identify
 from graft.sweep.jobs import Answer, Event, Job, JobLauncher, Printed, Reported
 from graft.sweep.observer import BestTrial, NoObserver, SweepEnded, SweepObserver, SweepStarted, TrialEnded
-from graft.sweep.options import SweepOptions, make_sampler, nearest
+from graft.sweep.options import SweepOptions, make_sampler
 from graft.sweep.outcome import Outcome, State, decide
 from graft.sweep.reporting import Ticket
 from graft.sweep.signals import StopRequests
-from graft.sweep.space import Cell, Space, read_space
+from graft.sweep.space import Space, read_space
 from graft.sweep.storage import resolve_storage
-from graft.sweep.study import Claimed, Identity, SweepStudy, open_sweep
+from graft.sweep.study import Claimed, SweepStudy, open_sweep
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +40,6 @@ TICK_SECONDS = 0.2
 
 LOOK_AGAIN_SECONDS = 1.0
 """With free slots and nothing to claim: how often to look for trials that others left behind."""
-
-SHOWN_PROBLEMS = 20
-
-SECRET_WORDS = ("password", "passwd", "token", "secret", "api_key", "credential")
 
 
 class Interrupted(GraftError):
@@ -261,8 +256,13 @@ class Controller:
                 done = set()
                 time.sleep(TICK_SECONDS)
             self._show_events()
-            for future in done:
-                self._record(future)
+            ended = [final for future in done if (final := self._decide(future)) is not None]
+            if self._space.pure_grid:
+                # Nothing is learnt from a trial, so the free slot need not wait until it is recorded.
+                self._react(requests)
+                self._fill()
+            for each in ended:
+                self._record(*each)
             self._study.beat()
             self._display.refresh()
 
@@ -329,7 +329,11 @@ class Controller:
         self._display.started(claimed.number, claimed.attempt, claimed.overrides)
         self._running[self._launcher.submit(job)] = (claimed, directory)
 
-    def _record(self, future: Future[Answer]) -> None:
+    def _decide(self, future: Future[Answer]) -> tuple[Claimed, Path, Answer, Outcome] | None:
+        """The outcome of a job that ended, or None if it was started again.
+
+        What it means for the sweep as a whole counts from now on.
+        """
         claimed, directory = self._running.pop(future)
         answer = future.result()
         if answer.told is None:
@@ -345,16 +349,20 @@ class Controller:
         self._display.ended(claimed.number, outcome, answer.seconds)
         if outcome.state == State.RETRY:
             self._submit(self._study.again(claimed))
-            return
-        # The observer first: a trial that the study calls final must have been told everywhere.
-        self._tell_observer(claimed, directory, outcome, answer)
-        self._study.finish(claimed, outcome)
+            return None
         if outcome.state == State.FAILED:
             self._failures += 1
             self._messages[claimed.number] = (outcome.cause or "unknown", outcome.message)
         if outcome.fatal is not None and self._fatal is None:
             self._fatal = outcome
             self._stop("fatal")
+        return claimed, directory, answer, outcome
+
+    def _record(self, claimed: Claimed, directory: Path, answer: Answer, outcome: Outcome) -> None:
+        """Records the end of a trial, or that it was interrupted."""
+        # The observer first: a trial that the study calls final must have been told everywhere.
+        self._tell_observer(claimed, directory, outcome, answer)
+        self._study.finish(claimed, outcome)
 
     def _tell_observer(self, claimed: Claimed, directory: Path, outcome: Outcome, answer: Answer) -> None:
         event = TrialEnded(
@@ -388,125 +396,6 @@ class Controller:
                 self._display.reported(event)
             elif isinstance(event, Printed):
                 self._display.printed(event)
-
-
-def check_cells(space: Space, compose: Composer, observer: SweepObserver) -> dict[str, list[str]]:
-    """Composes and validates before anything starts.
-
-    An observer sees every cell, with the ends of its ranges. Without one, what can go wrong is
-    composing, which depends on single values and on combinations of groups: then each value is
-    composed at least once, and not each of what may be thousands of cells.
-
-    Returns:
-        What the observer said that the runs depend on: for each name the different digests.
-
-    Raises:
-        ConfigError: With the problems of all cells.
-    """
-    seen: set[str] = set()
-    problems: dict[str, list[str]] = {}
-    digests: dict[str, set[str]] = {}
-    checked = 0
-    for cell in space.cells:
-        for sampled in cell.corners():
-            overrides = cell.overrides(sampled)
-            if isinstance(observer, NoObserver) and seen.issuperset(overrides) and seen:
-                continue
-            seen.update(overrides)
-            checked += 1
-            for problem in _check(overrides, cell, compose, observer, digests):
-                problems.setdefault(problem, []).append(cell.label)
-    if problems:
-        lines = [
-            problem
-            if len(labels) == checked
-            else f"{problem} (in {labels[0]}{f' and {len(labels) - 1} more' if len(labels) > 1 else ''})"
-            for problem, labels in problems.items()
-        ]
-        if len(lines) > SHOWN_PROBLEMS:
-            lines[SHOWN_PROBLEMS:] = [f"… and {len(lines) - SHOWN_PROBLEMS} more."]
-        raise ConfigError(lines)
-    return {name: sorted(values) for name, values in sorted(digests.items())}
-
-
-def _check(
-    overrides: Sequence[str],
-    cell: Cell,
-    compose: Composer,
-    observer: SweepObserver,
-    digests: dict[str, set[str]],
-) -> list[str]:
-    """The problems of one configuration; what it depends on is added to `digests`."""
-    try:
-        config = compose(overrides, cell.index)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        return [_composition_problem(error, compose)]
-    if isinstance(observer, NoObserver):
-        return []
-    try:
-        with hydra_config_set(config):
-            depends_on = observer.validate(task_config(config)) or {}
-    except ConfigError as error:
-        return list(error.problems)
-    for name, digest in depends_on.items():
-        digests.setdefault(name, set()).add(digest)
-    return []
-
-
-def _composition_problem(error: Exception, compose: Composer) -> str:
-    """Hydra's message in one line, with the nearest key where one is unknown."""
-    text = " ".join(f"{error} {error.__cause__ or ''}".split())
-    head, _, rest = text.partition("Could not override '")
-    if head or not rest:
-        return text
-    return f"{text.removesuffix('.')}{nearest(rest.partition(chr(39))[0], compose.keys())}"
-
-
-def identify(config: DictConfig, space: Space, options: SweepOptions, digests: Mapping[str, Sequence[str]]) -> Identity:
-    """What makes two commands mean the same sweep. The budget is not part of it, so it may grow."""
-    leaves = _leaves(config)
-    parts = {f"config.{key}": text for key, text in leaves.items()}
-    parts |= {f"space.{key}": str(definition) for key, definition in space.varied().items()}
-    # Most fixed keys are leaves that the configuration shows already; a group's choice, or a value from
-    # hydra.sweeper.params, is not.
-    parts |= {
-        f"space.{key}": _safe(key, text)
-        for key, text in space.fixed().items()
-        if leaves.get(key.lstrip("+"), "").lower() != text.lower()
-    }
-    parts |= {f"depends_on.{name}": ",".join(values) for name, values in digests.items()}
-    parts["sweeper.direction"] = ",".join(options.directions)
-    parts["sweeper.objective"] = ",".join(options.objectives)
-    if not space.pure_grid:
-        parts["sweeper.sampler"] = str(options.sampler.plain())
-        parts["sweeper.seed"] = str(options.seed)
-    if options.pruner is not None:
-        parts["sweeper.pruner"] = str(options.pruner.plain())
-    return Identity(parts)
-
-
-def _leaves(config: DictConfig) -> dict[str, str]:
-    """The task's configuration, flat and unresolved, for `${now:…}` differs each time. Secrets are hashed."""
-    container = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
-    assert isinstance(container, dict)
-    leaves: dict[str, str] = {}
-
-    def walk(prefix: str, node: Any) -> None:
-        if isinstance(node, dict) and node:
-            for key, value in node.items():
-                walk(f"{prefix}.{key}" if prefix else str(key), value)
-        else:
-            leaves[prefix] = _safe(prefix, str(node))
-
-    walk("", {key: value for key, value in container.items() if key != "hydra"})
-    return leaves
-
-
-def _safe(key: str, text: str) -> str:
-    """`text`, or its digest where `key` sounds like a secret: this is stored, and shown when it differs."""
-    if any(word in key.lower() for word in SECRET_WORDS):
-        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()[:12]
-    return text
 
 
 def pareto_front(scores: Mapping[int, tuple[float, ...]]) -> list[int]:

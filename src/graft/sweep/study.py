@@ -15,9 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import json
-import os
-import platform
 import time
 import uuid
 from collections import Counter
@@ -28,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import psutil
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -41,6 +37,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from graft.errors import ConfigError
+from graft.sweep.identity import Identity
+from graft.sweep.liveness import BEAT_SECONDS, alive, end_leftover_workers, here
 from graft.sweep.options import SEQUENCE_SAMPLERS, SweepOptions, make_pruner, make_sampler
 from graft.sweep.outcome import Outcome, State
 from graft.sweep.reporting import TOLD_ATTRIBUTE
@@ -58,12 +56,6 @@ CELL = "graft.cell"
 NUMBER, OWNER, ATTEMPT, DEATHS = "graft.number", "graft.owner", "graft.attempt", "graft.deaths"
 FAILURE, MESSAGE = "graft.failure", "graft.message"
 
-BEAT_SECONDS = 20.0
-"""How often a controller shows that it lives."""
-
-DEAD_AFTER_SECONDS = 120.0
-"""A controller on another host that was silent for so long is taken to be dead."""
-
 MANY_CHOICES = 100
 """A categorical distribution is stored with every trial; longer ones would make storages quadratic."""
 
@@ -74,30 +66,6 @@ STATES = {
     TrialState.WAITING: "waiting",
     TrialState.RUNNING: "running",
 }
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a sweep is: the same identity means that the same sweep is meant.
-
-    Attributes:
-        parts: Flat names and texts of configuration, space, settings and dependencies.
-    """
-
-    parts: Mapping[str, str]
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(json.dumps(dict(self.parts), sort_keys=True).encode()).hexdigest()
-
-    def differences(self, other: Mapping[str, str]) -> list[str]:
-        """One line for each part that differs from `other`, the older one."""
-        lines = []
-        for name in sorted({*self.parts, *other}):
-            before, now = other.get(name, "(not set)"), self.parts.get(name, "(not set)")
-            if before != now:
-                lines.append(f"  {name}: was {before}, now {now}")
-        return lines
 
 
 @dataclass
@@ -268,15 +236,7 @@ class SweepStudy:
 
     def _beat(self, *, left: bool) -> None:
         self._last_beat = time.monotonic()
-        process = psutil.Process()
-        record = {
-            "host": _host(),
-            "pid": process.pid,
-            "started": process.create_time(),
-            "beat": time.time(),
-            "left": left,
-        }
-        self._root.set_user_attr(CONTROLLER + self.controller, record)
+        self._root.set_user_attr(CONTROLLER + self.controller, here(left=left))
 
     def others_alive(self) -> set[str]:
         """The other controllers of this sweep that live."""
@@ -284,7 +244,7 @@ class SweepStudy:
         return {
             name.removeprefix(CONTROLLER)
             for name, record in attributes.items()
-            if name.startswith(CONTROLLER) and name != CONTROLLER + self.controller and _alive(record)
+            if name.startswith(CONTROLLER) and name != CONTROLLER + self.controller and alive(record)
         }
 
     # -- Trials ---------------------------------------------------------------------------------
@@ -318,12 +278,12 @@ class SweepStudy:
         taken = []
         with self._lock():
             # Under the lock nobody is between claiming a trial and owning it.
-            alive = self.others_alive()
+            others = self.others_alive()
             for number in suspects:
                 storage, trial_id = self._opened_for(number), self._ids[number]
                 trial = storage.get_trial(trial_id)
                 owner = trial.user_attrs.get(OWNER)
-                if trial.state == TrialState.RUNNING and owner not in alive and owner != self.controller:
+                if trial.state == TrialState.RUNNING and owner not in others and owner != self.controller:
                     if owner is not None:
                         end_leftover_workers(self._root.user_attrs.get(CONTROLLER + owner))
                     storage.set_trial_user_attr(trial_id, OWNER, self.controller)
@@ -477,7 +437,8 @@ def open_sweep(
     """
     opened = open_storage(storage)
     with ControllerLock(storage, opened)():
-        summaries = {study.study_name: study for study in opened.get_all_studies()}
+        oldest_first = sorted(opened.get_all_studies(), key=lambda study: study._study_id)
+        summaries = {study.study_name: study for study in oldest_first}
         name = options.study_name
         if name is None:
             unfinished = [
@@ -487,7 +448,7 @@ def open_sweep(
                 and not study.user_attrs.get(FINISHED)
             ]
             name = unfinished[-1] if unfinished else _new_name(job_name, summaries)
-        existing = name in summaries
+        existing = name in summaries and not _is_stillborn(opened, summaries[name])
         if existing:
             _refuse_if_another(name, summaries[name], identity, options)
         sweep = SweepStudy(name=name, storage=storage, space=space, options=options, existing=existing)
@@ -501,25 +462,9 @@ def open_sweep(
     return sweep
 
 
-def end_leftover_workers(controller: Mapping[str, Any] | None) -> None:
-    """Ends workers that outlived their controller, if it ran on this host.
-
-    They end by themselves when their pipe closes, unless a task holds the interpreter in a long call;
-    two attempts of a trial must never write to one folder.
-    """
-    from graft.sweep.workers import CONTROLLER_VARIABLE
-
-    if controller is None or controller["host"] != _host():
-        return
-    for process in psutil.process_iter(["cmdline"]):
-        try:
-            if "graft.sweep.worker" in (process.info["cmdline"] or ()) and process.environ().get(
-                CONTROLLER_VARIABLE
-            ) == str(controller["pid"]):
-                process.kill()
-                process.wait(10)
-        except psutil.Error:
-            continue
+def _is_stillborn(opened: BaseStorage, study: Any) -> bool:
+    """Whether `study` was created by a controller that died before it could say what the sweep is."""
+    return not study.user_attrs.keys() - {DIRECTORY} and opened.get_n_trials(study._study_id) == 0
 
 
 def _refuse_if_another(name: str, study: Any, identity: Identity, options: SweepOptions) -> None:
@@ -579,23 +524,3 @@ def _grid_distribution(values: Sequence[Plain]) -> BaseDistribution | None:
 
 def _grid_param(value: Value, distribution: BaseDistribution) -> Plain:
     return float(value.plain) if isinstance(distribution, FloatDistribution) else value.plain  # type: ignore[arg-type]
-
-
-def _host() -> str:
-    """Names this host, down to the container: process numbers mean something within it only."""
-    try:
-        namespace = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        namespace = ""
-    return f"{platform.node()} {namespace}".strip()
-
-
-def _alive(controller: Mapping[str, Any]) -> bool:
-    if controller["left"]:
-        return False
-    if controller["host"] != _host():
-        return time.time() - float(controller["beat"]) < DEAD_AFTER_SECONDS
-    try:
-        return bool(abs(psutil.Process(controller["pid"]).create_time() - controller["started"]) < 2)
-    except psutil.NoSuchProcess:
-        return False

@@ -1,0 +1,79 @@
+"""Which controllers of a sweep live, and an end to what dead ones left behind.
+
+A controller shows itself in an attribute of the sweep's study. On its own host it lives as long as
+its process does; from another host its clock is all there is to see.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import psutil
+
+BEAT_SECONDS = 20.0
+"""How often a controller shows that it lives."""
+
+DEAD_AFTER_SECONDS = 120.0
+"""A controller on another host that was silent for so long is taken to be dead."""
+
+CONTROLLER_VARIABLE = "GRAFT_CONTROLLER"
+"""Environment variable of each worker that holds its controller's process number."""
+
+
+def here(*, left: bool) -> dict[str, Any]:
+    """How this process shows itself as a controller; `left` once it has taken leave."""
+    process = psutil.Process()
+    return {
+        "host": _host(),
+        "pid": process.pid,
+        "started": process.create_time(),
+        "beat": time.time(),
+        "left": left,
+    }
+
+
+def alive(controller: Mapping[str, Any]) -> bool:
+    """Whether the controller that showed itself as `controller` can still be running trials."""
+    if controller["left"]:
+        return False
+    if controller["host"] != _host():
+        return time.time() - float(controller["beat"]) < DEAD_AFTER_SECONDS
+    try:
+        process = psutil.Process(controller["pid"])
+        # A number is given to another process in time, and a dead process keeps its own until it is reaped.
+        same = bool(abs(process.create_time() - controller["started"]) < 2)
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def end_leftover_workers(controller: Mapping[str, Any] | None) -> None:
+    """Ends workers that outlived their controller, if it ran on this host.
+
+    They end by themselves when their pipe closes, unless a task holds the interpreter in a long call;
+    two attempts of a trial must never write to one folder.
+    """
+    if controller is None or controller["host"] != _host():
+        return
+    for process in psutil.process_iter(["cmdline"]):
+        try:
+            if "graft.sweep.worker" in (process.info["cmdline"] or ()) and process.environ().get(
+                CONTROLLER_VARIABLE
+            ) == str(controller["pid"]):
+                process.kill()
+                process.wait(10)
+        except psutil.Error:
+            continue
+
+
+def _host() -> str:
+    """Names this host, down to the container: process numbers mean something within it only."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = ""
+    return f"{platform.node()} {namespace}".strip()
