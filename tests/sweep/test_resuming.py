@@ -247,17 +247,20 @@ def test_a_second_controller_takes_over_when_the_first_dies(steps: App) -> None:
 
 
 def test_killing_the_controller_at_random_moments_loses_and_doubles_nothing(steps: App) -> None:
-    kills, trials = (20, 30) if LONG else (4, 8)
+    kills, trials, seconds = (20, 30, 0.4) if LONG else (4, 8, 0.1)
     moments = random.Random(4)
     command = [f"x=range({trials})", "y=interval(0,1)", "hydra.sweeper.n_trials=1", "hydra.sweeper.seed=1"]
-    command += ["seconds=0.05", "hydra.launcher.slots=2", "hydra.sweeper.study_name=mine"]
+    command += [f"seconds={seconds}", "hydra.launcher.slots=2", "hydra.sweeper.study_name=mine"]
+    hit = 0
     for _ in range(kills):
         running = steps.start(*command)
         time.sleep(moments.uniform(0.3, 3.0))
+        hit += running.poll() is None
         running.kill()
         running.communicate()
     done = steps.run(*command)
     assert done.status == 0, done.err
+    assert hit == kills or not LONG, "the sweep was over before the last kill"
     studies = [steps.study(name) for name in steps.studies() if "/" in name]
     assert len(studies) == trials
     assert [trial.state for study in studies for trial in study.trials] == [TrialState.COMPLETE] * trials

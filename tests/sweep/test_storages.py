@@ -12,6 +12,8 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from tests.sweep.apps import App
 
@@ -130,3 +132,24 @@ def test_paths_are_made_absolute(tmp_path: Path) -> None:
     assert resolve_storage("sqlite:///a.db", tmp_path) == f"sqlite:///{tmp_path}/a.db"
     assert resolve_storage("sqlite:////a.db", tmp_path) == "sqlite:////a.db"
     assert resolve_storage("postgresql://h/d", tmp_path) == "postgresql://h/d"
+
+
+def test_a_line_that_a_power_cut_tore_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    study = optuna.create_study(study_name="s", storage=open_storage(str(path)))
+    study.optimize(lambda trial: 1.0, n_trials=2)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"op_code":4,"work')
+    open_storage.cache_clear()
+    again = optuna.load_study(study_name="s", storage=open_storage(str(path)))
+    again.optimize(lambda trial: 1.0, n_trials=1)
+    assert path.read_bytes().startswith(whole + b"{")
+    open_storage.cache_clear()
+    assert len(optuna.load_study(study_name="s", storage=open_storage(str(path))).trials) == 3
+
+
+def test_optuna_itself_reads_the_journal(tmp_path: Path) -> None:
+    path = str(tmp_path / "study.journal")
+    optuna.create_study(study_name="s", storage=open_storage(path)).optimize(lambda trial: 1.0, n_trials=2)
+    theirs = JournalStorage(JournalFileBackend(path))
+    assert len(optuna.load_study(study_name="s", storage=theirs).trials) == 2

@@ -13,7 +13,7 @@ but its errors. Read in this order:
                     application.py what it is sent once, devices.py the GPU it sees
     batches.py      our sweeps over other launchers, and our slots under other sweepers
     outcome.py      what happened -> what is recorded; one pure function
-    storage.py      where studies live, and the lock between controllers
+    storage.py      where studies live, and the lock between controllers; journal.py is the default
     study.py        the studies of one sweep: claim, finish, resume, join
     liveness.py     which controllers of a sweep live
     reporting.py    how a running trial reaches its study

@@ -61,14 +61,15 @@ def open_storage(storage: str) -> BaseStorage:
     """
     import optuna
     from optuna.storages import JournalStorage, RDBStorage
-    from optuna.storages.journal import JournalFileBackend
+
+    from graft.sweep.journal import Journal
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = file_of(storage)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
     if "://" not in storage:
-        return JournalStorage(JournalFileBackend(storage, lock_obj=_journal_lock(storage)))
+        return JournalStorage(Journal(storage))
     connect_args = {"timeout": SQLITE_PATIENCE_SECONDS} if is_sqlite(storage) else {}
     try:
         return RDBStorage(storage, engine_kwargs={"connect_args": connect_args, "pool_pre_ping": True})
@@ -77,28 +78,6 @@ def open_storage(storage: str) -> BaseStorage:
             f"hydra.sweeper.storage={_without_password(storage)} cannot be opened: {error}. Allowed: null, "
             "the path of a journal file, sqlite:///FILE, postgresql+psycopg://USER@HOST/DATABASE."
         ) from error
-
-
-def _journal_lock(path: str):  # type: ignore[no-untyped-def]
-    """A lock that the kernel releases when its holder dies.
-
-    Optuna's own locks are files that outlive a killed process: every other controller and worker then
-    waits for their grace period of 30 s.
-    """
-    from optuna.storages.journal._file import BaseJournalFileLock
-
-    class KernelLock(BaseJournalFileLock):
-        def __init__(self) -> None:
-            self._lock = FileLock(path + ".lock")
-
-        def acquire(self) -> bool:
-            self._lock.acquire(poll_interval=0.002)
-            return True
-
-        def release(self) -> None:
-            self._lock.release()
-
-    return KernelLock()
 
 
 class ControllerLock:

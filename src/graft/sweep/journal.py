@@ -1,0 +1,81 @@
+"""Optuna's journal file, with a lock that dies with its holder and without a disk flush for every line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from filelock import FileLock
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
+
+SYNC_SECONDS = 1.0
+"""A process forces what it wrote to the disk at most so often."""
+
+
+class KernelLock(BaseJournalFileLock):
+    """A lock that the kernel releases when its holder dies.
+
+    Optuna's own are files that outlive a killed process; every other process then waits for their grace
+    period of 30 s.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._lock = FileLock(path + ".lock")
+
+    def acquire(self) -> bool:
+        """Waits for the lock."""
+        self._lock.acquire(poll_interval=0.002)
+        return True
+
+    def release(self) -> None:
+        """Lets the next one have it."""
+        self._lock.release()
+
+
+class Journal(JournalFileBackend):
+    """A journal in the file `path`, in Optuna's own format.
+
+    Optuna forces each line to the disk, which costs 0.2 to 4 ms, five times a trial. A killed process loses
+    nothing without that, for the kernel has what was written. A power cut may cost the last seconds, and
+    their trials then run again.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._kernel_lock = KernelLock(path)
+        self._synced = 0.0
+        super().__init__(path, lock_obj=self._kernel_lock)
+        self._drop_torn_line()
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Appends one line for each of `logs`, in one write."""
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        with self._locked(), open(self._path, "ab") as file:
+            file.write(lines.encode())
+            file.flush()
+            if time.monotonic() - self._synced > SYNC_SECONDS:
+                os.fsync(file.fileno())
+                self._synced = time.monotonic()
+
+    def _drop_torn_line(self) -> None:
+        """Drops what a power cut left of a line: the next one would be appended to it, and both be lost."""
+        with self._locked(), open(self._path, "rb+") as file:
+            if file.seek(0, os.SEEK_END) == 0:
+                return
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._kernel_lock.acquire()
+        try:
+            yield
+        finally:
+            self._kernel_lock.release()
