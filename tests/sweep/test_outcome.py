@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from graft.sweep.jobs import Answer, Died, Ending, Killed, Raised, Returned, TimedOut
+from graft.sweep.jobs import Answer, Died, Ending, Killed, Raised, Refused, Returned, TimedOut
 from graft.sweep.outcome import Outcome, State, decide
 from graft.sweep.worker import describe_value
 
@@ -37,6 +37,7 @@ def outcome(ending: Ending, *, told: str | None = None, deaths: int = 0, stoppin
         (Died("SIGKILL"), None, 0, True, State.INTERRUPTED, "SIGKILL"),
         (TimedOut(3.0), None, 0, False, State.FAILED, "timeout"),
         (Killed(), None, 0, True, State.INTERRUPTED, None),
+        (Refused("no"), None, 0, False, State.INTERRUPTED, None),
     ],
 )
 def test_outcomes(
@@ -49,6 +50,7 @@ def test_outcomes(
 def test_only_a_fatal_error_ends_the_sweep() -> None:
     assert outcome(Raised("ValueError", "no")).fatal is None
     assert outcome(Raised("ConfigError", "no", fatal=2)).fatal == 2
+    assert outcome(Refused("no")).fatal == 2
 
 
 def test_the_objective_is_picked_from_a_mapping() -> None:

@@ -20,7 +20,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from graft.errors import FailedTrial
+from graft.errors import ConfigError, FailedTrial
 from graft.sweep.compose import Composer, job_directory, task_config
 from graft.sweep.jobs import (
     Answer,
@@ -31,6 +31,7 @@ from graft.sweep.jobs import (
     Listener,
     Printed,
     Raised,
+    Refused,
     Returned,
     TimedOut,
 )
@@ -102,6 +103,9 @@ def _job_return(job: Job, answer: Answer) -> JobReturn:
         case Died(cause, last_output):
             returned.status = JobStatus.FAILED
             returned.return_value = FailedTrial(f"The job's process died ({cause})\n{last_output}".strip(), cause=cause)
+        case Refused(message):
+            returned.status = JobStatus.FAILED
+            returned.return_value = ConfigError(message)
         case TimedOut() | Killed():
             returned.status = JobStatus.FAILED
             returned.return_value = FailedTrial("The job was killed", cause="killed")

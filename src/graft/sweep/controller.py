@@ -23,7 +23,7 @@ from graft.sweep.checks import check_cells
 from graft.sweep.compose import Composer, hydra_config_set, job_directory
 from graft.sweep.display import Display, make_display, summary
 from graft.sweep.identity import identify
-from graft.sweep.jobs import Answer, Event, Job, JobLauncher, Printed, Reported
+from graft.sweep.jobs import Answer, Event, Job, JobLauncher, Killed, Printed, Reported
 from graft.sweep.observer import BestTrial, NoObserver, SweepEnded, SweepObserver, SweepStarted, TrialEnded
 from graft.sweep.options import SweepOptions, make_sampler
 from graft.sweep.outcome import Outcome, State, decide
@@ -347,6 +347,9 @@ class Controller:
             stopping=self._stopping is not None,
         )
         self._display.ended(claimed.number, outcome, answer.seconds)
+        if isinstance(answer.ending, Killed) and self._stopping is None:
+            # Ctrl-C reached another launcher before it reached this process.
+            self._stop("interrupted")
         if outcome.state == State.RETRY:
             self._submit(self._study.again(claimed))
             return None

@@ -94,7 +94,14 @@ class Killed:
     """The job was killed because the sweep was told to stop at once."""
 
 
-Ending = Returned | Raised | Died | TimedOut | Killed
+@dataclass(frozen=True)
+class Refused:
+    """No job of this application can run here, whatever its trial; `message` says why."""
+
+    message: str
+
+
+Ending = Returned | Raised | Died | TimedOut | Killed | Refused
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from graft.sweep.jobs import Answer, Died, Killed, Raised, Returned, TimedOut
+from graft.errors import STATUS_CONFIG
+from graft.sweep.jobs import Answer, Died, Killed, Raised, Refused, Returned, TimedOut
 
 
 class State(StrEnum):
@@ -62,6 +63,9 @@ def decide(
     match answer.ending:
         case Killed():
             return Outcome(State.INTERRUPTED)
+        case Refused(message):
+            # The trial is not to blame, and waits for a start that can run it.
+            return Outcome(State.INTERRUPTED, message=message, fatal=STATUS_CONFIG)
         case TimedOut(seconds):
             return Outcome(State.FAILED, cause="timeout", message=f"was killed after {seconds:g} s, its time limit")
         case Died(cause, last_output):

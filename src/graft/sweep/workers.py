@@ -32,12 +32,13 @@ from graft.sweep.jobs import (
     Listener,
     Printed,
     Raised,
+    Refused,
     Reported,
     Returned,
     TimedOut,
 )
 from graft.sweep.process import POLL_SECONDS, Process, Unfit
-from graft.sweep.worker import STOP
+from graft.sweep.worker import STOP, describe_error
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +188,11 @@ class Slot:
         except (EOFError, OSError):
             answer = Answer(self._died(job))
         except Unfit as error:
-            answer = Answer(Raised("Unfit", str(error), fatal=ConfigError.status))
+            answer = Answer(Refused(str(error)))
+        except Exception as error:
+            # Such as a configuration that cannot be pickled. The worker may be in the middle of a message.
+            answer = Answer(Raised(**describe_error(error)))
+            self._discard()
         finally:
             with self._lock:
                 self.busy = False
@@ -217,10 +222,8 @@ class Slot:
                 self._worker.kill()
 
     def close(self) -> None:
-        with self._lock:
-            worker, self._worker = self._worker, None
-        if worker is not None:
-            worker.quit()
+        """Lets an idle worker end."""
+        self._discard()
 
     def _ready_worker(self) -> Process:
         if self._worker is None:
@@ -276,8 +279,13 @@ class Slot:
             or (options.recycle_above_gib is not None and worker.memory_gib() > options.recycle_above_gib)
         )
         if worn_out or not isinstance(answer.ending, Returned | Raised):
-            with self._lock:
-                self._worker = None
+            self._discard()
+
+    def _discard(self) -> None:
+        """Ends the worker; the next job gets a new one."""
+        with self._lock:
+            worker, self._worker = self._worker, None
+        if worker is not None:
             worker.quit()
 
 
