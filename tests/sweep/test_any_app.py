@@ -152,6 +152,7 @@ def test_failures_of_every_kind_leave_the_others_alone(make_app: Callable[[str],
         (["x=1,two"], ["two", "Integer"]),
         (["x=1,2", "hydra.sweeper.max_retries=-1", "hydra.sweeper.n_trials=0"], ["max_retries=-1", "n_trials=0"]),
         (["x=1,2", "hydra.launcher.slots=0"], ["hydra.launcher.slots=0"]),
+        (["x=1,2", "+hydra.sweeper.observer._target_=no.such"], ["hydra.sweeper.observer", "no.such"]),
     ],
 )  # fmt: skip
 def test_a_wrong_space_or_option_is_refused_before_anything_starts(
@@ -184,6 +185,7 @@ def test_an_unpicklable_task_is_refused_by_name(make_app: Callable[[str], App]) 
     done = app.run("+x=1,2")
     assert done.status == 2
     assert "__main__.main cannot be sent to a worker process, because of lock (lock)" in done.err
+    assert not app.journal.exists()
 
 
 CONTEXT_APP = """

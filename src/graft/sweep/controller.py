@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -75,38 +76,40 @@ def run_sweep(
     """
     loader = hydra_context.config_loader
     options, space = _read(given, arguments, loader)
-    observer: SweepObserver = NoObserver() if options.observer is None else instantiate(options.observer)
+    observer = _make_observer(options)
     digests = check_cells(space, Composer(loader, config), observer)
     identity = identify(config, space, options, digests)
     storage = resolve_storage(options.storage, Path(config.hydra.runtime.cwd))
-    study = open_sweep(
-        storage=storage,
-        job_name=str(config.hydra.job.name),
-        space=space,
-        options=options,
-        identity=identity,
-        directory=_sweep_directory(config),
-    )
-    controller = Controller(
-        study=study,
-        space=space,
-        options=options,
-        storage=storage,
-        observer=observer,
-        launcher=launcher,
-        composer=Composer(loader, config, sweep_directory=study.directory),
-    )
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     try:
-        launcher.open(
-            hydra_context=hydra_context,
-            task_function=task_function,
-            config=config,
-            listener=controller.listen,
+        # Before there is a study: this refuses a task that cannot be sent to a worker.
+        launcher.open(hydra_context=hydra_context, task_function=task_function, config=config, listener=events.put)
+        study = open_sweep(
+            storage=storage,
+            job_name=str(config.hydra.job.name),
+            space=space,
+            options=options,
+            identity=identity,
+            directory=_sweep_directory(config),
         )
-        return controller.run(config)
+        controller = Controller(
+            study=study,
+            space=space,
+            options=options,
+            storage=storage,
+            observer=observer,
+            launcher=launcher,
+            composer=Composer(loader, config, sweep_directory=study.directory),
+            events=events,
+        )
+        try:
+            return controller.run(config)
+        finally:
+            # Workers first: a trial must not be free for others while it still runs here.
+            launcher.close()
+            study.leave()
     finally:
         launcher.close()
-        study.leave()
 
 
 class Controller:
@@ -122,6 +125,7 @@ class Controller:
         observer: SweepObserver,
         launcher: JobLauncher,
         composer: Composer,
+        events: queue.SimpleQueue[Event],
     ) -> None:
         self._study = study
         self._space = space
@@ -130,7 +134,7 @@ class Controller:
         self._observer = observer
         self._launcher = launcher
         self._compose = composer
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._events = events
         self._running: dict[Future[Answer], tuple[Claimed, Path]] = {}
         self._messages: dict[int, tuple[str, str]] = {}
         self._failures = 0
@@ -140,10 +144,6 @@ class Controller:
         self._look_again_at = 0.0
         self._observer_failed = False
         self._started = time.monotonic()
-
-    def listen(self, event: Event) -> None:
-        """Takes an event from a slot's thread."""
-        self._events.put(event)
 
     def run(self, config: DictConfig) -> SweepEnded:
         """Runs the sweep to its end and raises what its exit status asks for."""
@@ -429,6 +429,17 @@ def _read(given: Mapping[str, Any], arguments: Sequence[str], loader: Any) -> tu
     assert options is not None
     assert space is not None
     return options, space
+
+
+def _make_observer(options: SweepOptions) -> SweepObserver:
+    if options.observer is None:
+        return NoObserver()
+    try:
+        observer: SweepObserver = instantiate(options.observer)
+    except InstantiationException as error:
+        # Hydra's text names the target and what went wrong, over several lines.
+        raise ConfigError(f"hydra.sweeper.observer cannot be made: {' '.join(str(error).split())}") from error
+    return observer
 
 
 def _advice(space: Space, options: SweepOptions) -> list[str]:
