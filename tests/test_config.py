@@ -22,7 +22,7 @@ def test_every_option_of_every_group_makes_a_configuration(make_config: MakeConf
         ("tracking", "server"): ["tracking.uri=http://127.0.0.1:5000"],
     }
     seen = 0
-    for group in ("backbone", "dataset", "head", "loop", "optimizer", "tracking", "experiments"):
+    for group in ("backbone", "dataset", "features", "head", "loop", "optimizer", "tracking", "experiments"):
         for file in sorted((CHECKOUT / "conf" / group).glob("*.yaml")):
             make_config(f"{group}={file.stem}", *needs.get((group, file.stem), []))
             seen += 1
@@ -70,6 +70,8 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["learning_rate=inf"], ["learning_rate=inf: allowed is a number above 0"]),
     (["seed=-1"], ["seed=-1: allowed is"]),
     (["patience=0"], ["patience=0: allowed is", "null"]),
+    (["features=cached", "trainable=true"], ["features=cached", "trainable=true", "features=live"]),
+    (["features.mode=cache"], ["features.mode=cache: allowed is auto, cached or live"]),
     (["+foo=1"], ["foo=1: there is no such key"]),
     (["+dataset.imagesize=3"], ["dataset.imagesize=3: there is no such key; did you mean image_size?"]),
     (["dataset.name=digit"], ["dataset.name=digit: allowed are digits, image_folder; did you mean digits?"]),

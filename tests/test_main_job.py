@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from mlflow.tracking import MlflowClient
 from tests.conftest import run_command
 
 from graft.config import Config
+from graft.model import trained_part
 from graft.paths import CHECKOUT
 from graft.run import prepare
 
@@ -123,6 +125,18 @@ def test_tags_names_and_params_say_what_ran(sweep: Sweep) -> None:
     assert frozen.data.tags["graft.config_sha256"] != finetuned.data.tags["graft.config_sha256"]
 
 
+def test_times_on_stored_features_are_told_from_times_on_images(sweep: Sweep) -> None:
+    frozen, finetuned = sweep.child(trainable=False), sweep.child(trainable=True)
+    assert (frozen.data.tags["graft.features"], finetuned.data.tags["graft.features"]) == ("cached", "live")
+    assert frozen.data.metrics["feature_extraction_seconds"] > 0
+    assert finetuned.data.metrics["feature_extraction_seconds"] == 0
+    seconds = [m.value for m in sweep.client.get_metric_history(frozen.info.run_id, "epoch_seconds")]
+    assert frozen.data.metrics["epoch_seconds_live"] > statistics.median(seconds[1:])
+    printed = sweep.compare()
+    assert "seconds an epoch on images" in printed
+    assert "stored features" in printed
+
+
 def test_three_inputs_carry_our_digest(sweep: Sweep) -> None:
     run = sweep.child(trainable=False)
     inputs = run.inputs.dataset_inputs
@@ -139,11 +153,12 @@ def test_the_best_checkpoint_restores_to_the_recorded_test_accuracy(
     config = make_config(*small[1:], *SMALL[:1], f"trainable={str(trainable).lower()}")
     prepared = prepare(config)
     model, data = prepared.model, prepared.data
+    trained = trained_part(model, config)
     checkpoint = tf.train.latest_checkpoint(str(folder))
     assert checkpoint is not None
-    tf.train.Checkpoint(model=model).restore(checkpoint).assert_existing_objects_matched().expect_partial()
-    logits = model.predict(data.store.pixels(data.splits.test), verbose=0)
-    accuracy = float(np.mean(logits.argmax(axis=1) == data.store.images.labels[data.splits.test]))
+    tf.train.Checkpoint(model=trained).restore(checkpoint).assert_existing_objects_matched().expect_partial()
+    logits = model.predict(data.inputs.take(data.splits.test), verbose=0)
+    accuracy = float(np.mean(logits.argmax(axis=1) == data.images.labels[data.splits.test]))
     assert run.data.metrics["test_accuracy"] == pytest.approx(accuracy, abs=1e-6)
 
 
@@ -246,3 +261,4 @@ def test_a_single_run_has_no_parent_and_the_same_curve_as_the_trial(sweep: Sweep
             [metric.value for metric in sweep.client.get_metric_history(one.info.run_id, name)] for one in (run, trial)
         ]
         assert curves[0] == curves[1], name  # bit-identical, in a process of its own
+    assert run.data.metrics["feature_extraction_seconds"] == 0  # the sweep has extracted them

@@ -36,7 +36,7 @@ def test_the_head_is_what_the_knobs_say(make_config: MakeConfig) -> None:
     def layers(*overrides: str) -> list[str]:
         model = build_model(pooling_layer(), make_config("dataset.image_size=4", *overrides), classes=5)
         assert model.output_shape == (None, 5)
-        return [type(layer).__name__ for layer in model.layers[2:]]
+        return [type(layer).__name__ for layer in model.get_layer("head").layers]
 
     assert layers("head_width=0") == ["Dense"]
     assert layers("head_width=7") == ["Dense", "Dense"]

@@ -51,7 +51,7 @@ def test_neither_photos_nor_records_are_tracked() -> None:
     assert "uv.lock" not in names
 
 
-@pytest.mark.parametrize("group", ["backbone", "dataset", "head", "loop", "optimizer", "tracking", "size"])
+@pytest.mark.parametrize("group", ["backbone", "dataset", "features", "head", "loop", "optimizer", "tracking", "size"])
 def test_every_option_says_what_it_is(group: str) -> None:
     for file in (CHECKOUT / "conf" / group).glob("*.yaml"):
         comments = [line for line in file.read_text().splitlines() if line.startswith("# ") and "@package" not in line]

@@ -34,6 +34,8 @@ class TrialRow:
     test_accuracy: float | None
     overfit_gap: float | None
     epoch_seconds: float | None
+    epoch_seconds_live: float | None
+    cached_features: bool
     trainable_parameters: int | None
     checkpoint: str | None
 
@@ -43,6 +45,7 @@ class Side:
     """The trials with a frozen backbone, or those that fine-tune it: medians over them.
 
     `epoch_seconds` is the median epoch of training and validation, without the first, which also traces.
+    `epoch_seconds_live` is what it would be if the backbone ran on every batch: the same, unless features were stored.
     """
 
     kind: str
@@ -52,6 +55,8 @@ class Side:
     test_accuracy_range: tuple[float, float]
     overfit_gap: float
     epoch_seconds: float
+    epoch_seconds_live: float
+    cached_features: bool
     trainable_parameters: int
 
 
@@ -67,11 +72,14 @@ class Comparison:
 
     @property
     def slow_down(self) -> float | None:
-        """How many times longer an epoch of fine-tuning takes; None without both kinds of trial."""
+        """How many times longer an epoch of fine-tuning takes than a frozen one, both with the backbone run live.
+
+        None without both kinds of trial.
+        """
         if len(self.sides) < 2:
             return None
         frozen, finetuned = self.sides
-        return finetuned.epoch_seconds / frozen.epoch_seconds
+        return finetuned.epoch_seconds_live / frozen.epoch_seconds_live
 
 
 def compare(tracking: TrackingConfig, sweep: str | None) -> Comparison:
@@ -137,6 +145,8 @@ def _row(store: Store, run: Run) -> TrialRow:
         test_accuracy=metrics.get("test_accuracy"),
         overfit_gap=metrics.get("overfit_gap"),
         epoch_seconds=typical_epoch_seconds(history) if history else None,
+        epoch_seconds_live=metrics.get("epoch_seconds_live"),
+        cached_features=tags.get("graft.features") == "cached",
         trainable_parameters=int(metrics["trainable_parameters"]) if "trainable_parameters" in metrics else None,
         checkpoint=f"{run.info.artifact_uri}/checkpoints/best" if has_checkpoint else None,
     )
@@ -159,6 +169,8 @@ def _side(trials: Sequence[TrialRow], trainable: bool) -> Side | None:
         test_accuracy_range=(min(tested), max(tested)),
         overfit_gap=median("overfit_gap"),
         epoch_seconds=median("epoch_seconds"),
+        epoch_seconds_live=median("epoch_seconds_live"),
+        cached_features=any(trial.cached_features for trial in of_kind),
         trainable_parameters=int(median("trainable_parameters")),
     )
 
@@ -185,8 +197,15 @@ def _sides_table(sides: Sequence[Side]) -> Table:
     if several:
         add("  from, to", *("{:.4f}, {:.4f}".format(*side.test_accuracy_range) for side in sides))
     add("train minus validation accuracy", *(f"{side.overfit_gap:+.4f}" for side in sides))
+    cached = any(side.cached_features for side in sides)
+    if cached:
+        add("an epoch ran on", *("stored features" if side.cached_features else "images" for side in sides))
     add("seconds an epoch", *(f"{side.epoch_seconds:.2f}" for side in sides))
-    add("times as long", *(f"{side.epoch_seconds / sides[0].epoch_seconds:.1f}" for side in sides))
+    if cached:
+        # An epoch on stored features beside one on images says nothing of the backbone: compare both on images.
+        add("seconds an epoch on images", *(f"{side.epoch_seconds_live:.2f}" for side in sides))
+    ratios = (f"{side.epoch_seconds_live / sides[0].epoch_seconds_live:.1f}" for side in sides)
+    add("times as long" + (" on images" if cached else ""), *ratios)
     add("trainable parameters", *(f"{side.trainable_parameters:,}" for side in sides))
     return table
 
@@ -195,9 +214,13 @@ def _verdict(comparison: Comparison) -> str:
     frozen, finetuned = comparison.sides
     difference = finetuned.test_accuracy - frozen.test_accuracy
     better = "more" if difference >= 0 else "less"
-    return (
-        f"Fine-tuning: {abs(difference):.4f} {better} test accuracy, {comparison.slow_down:.1f} times as long an epoch."
+    verdict = (
+        f"Fine-tuning: {abs(difference):.4f} {better} test accuracy, {comparison.slow_down:.1f} times as long an epoch"
     )
+    if frozen.cached_features:
+        times = finetuned.epoch_seconds / frozen.epoch_seconds
+        verdict += f"; {times:.0f} times as long as one on stored features"
+    return verdict + "."
 
 
 def _trials_table(trials: Sequence[TrialRow]) -> Table:
@@ -214,6 +237,8 @@ def _trials_table(trials: Sequence[TrialRow]) -> Table:
         table.add_column(key, justify="right")
     for heading in ("best val\naccuracy", "test\naccuracy", "train - val\naccuracy", "seconds\nan epoch"):
         table.add_column(heading, justify="right")
+    if any(trial.cached_features for trial in trials):
+        table.add_column("an epoch\nran on")
     table.add_column("state")
     for trial in ranked[:SHOWN]:
         table.add_row(
@@ -223,6 +248,7 @@ def _trials_table(trials: Sequence[TrialRow]) -> Table:
             _number(trial.test_accuracy, ".4f"),
             _number(trial.overfit_gap, "+.4f"),
             _number(trial.epoch_seconds, ".2f"),
+            *(["features" if trial.cached_features else "images"] if len(table.columns) > len(varied) + 6 else []),
             trial.state,
         )
     return table

@@ -129,6 +129,10 @@ class DefaultLearningRates(_Group):
     finetuned: LearningRate
 
 
+class FeaturesConfig(_Group):
+    mode: Literal["auto", "cached", "live"] = Field(description="auto, cached or live")
+
+
 class LoopConfig(_Group):
     name: Literal["gradient_tape"] = Field(description="gradient_tape")
     log_every: PositiveInt = Field(description="a whole number of training steps from 1")
@@ -165,6 +169,7 @@ class Config(_Group):
     dataset: AnyDatasetConfig = Field(discriminator="name")
     optimizer: AdamConfig | AdamWConfig | SgdConfig = Field(discriminator="name")
     default_learning_rates: DefaultLearningRates
+    features: FeaturesConfig
     loop: LoopConfig
     tracking: TrackingConfig
     trainable: bool = Field(description="true (fine-tune) or false (transfer)")
@@ -195,6 +200,20 @@ class Config(_Group):
                 "allowed are dropout_rate=0 or head_width from 1"
             )
         return self
+
+    @model_validator(mode="after")
+    def _stored_features_stay_true(self) -> Config:
+        if self.features.mode == "cached" and self.trainable:
+            raise ValueError(
+                "features=cached: with trainable=true the backbone's features change at every step, so stored ones "
+                "are wrong; allowed are features=auto and features=live, or trainable=false"
+            )
+        return self
+
+    @property
+    def cached_features(self) -> bool:
+        """Whether the head is trained on stored features."""
+        return self.features.mode != "live" and not self.trainable
 
     @property
     def image_size(self) -> int:

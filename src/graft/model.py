@@ -1,4 +1,4 @@
-"""The model: a hub layer, a new head on it, logits out."""
+"""The model: a backbone, a new head on it, logits out."""
 
 from __future__ import annotations
 
@@ -37,27 +37,51 @@ class SeededDropout(tf_keras.layers.Layer):
         return tf.nn.experimental.stateless_dropout(inputs, self.rate, seed=key, rng_alg="philox")
 
 
-def build_model(backbone: tf_keras.layers.Layer, config: Config, *, classes: int) -> tf_keras.Model:
-    """The model that is trained: uint8 images [batch, size, size, 3] in, logits [batch, classes] out.
+HEAD = "head"
+
+
+def build_head(feature_width: int, config: Config, *, classes: int) -> tf_keras.Model:
+    """The new head: features [batch, feature_width] in, logits [batch, classes] out.
 
     Args:
-        backbone: A hub layer, frozen or trainable, from images in `backbone.value_range` to [batch, width].
-        config: `head_width`, `dropout_rate`, `seed` and the image size are read.
+        feature_width: How many features the backbone gives.
+        config: `head_width`, `dropout_rate` and `seed` are read.
         classes: Number of classes.
     """
-    size = config.image_size
-    low, high = config.backbone.value_range
-    layers = [
-        tf_keras.layers.InputLayer((size, size, 3), dtype=tf.uint8),
-        tf_keras.layers.Rescaling((high - low) / 255, offset=low),
-        backbone,
-    ]
+    layers = [tf_keras.layers.InputLayer((feature_width,))]
     if config.head_width:
         layers.append(_dense(config.head_width, config.seed, activation="relu"))
         if config.dropout_rate:
             layers.append(SeededDropout(config.dropout_rate, config.seed))
     layers.append(_dense(classes, config.seed + 1))
-    return tf_keras.Sequential(layers)
+    return tf_keras.Sequential(layers, name=HEAD)
+
+
+def build_model(backbone: tf_keras.layers.Layer, config: Config, *, classes: int) -> tf_keras.Model:
+    """Backbone and head: uint8 images [batch, size, size, 3] in, logits [batch, classes] out.
+
+    Args:
+        backbone: A hub layer, frozen or trainable, from images in `backbone.value_range` to [batch, width].
+        config: As for `build_head`, and the image size.
+        classes: Number of classes.
+    """
+    images = tf_keras.Input((config.image_size, config.image_size, 3), dtype=tf.uint8)
+    features = backbone(tf_keras.layers.Lambda(lambda pixels: scale_pixels(pixels, config), name="scale")(images))
+    return tf_keras.Model(images, build_head(features.shape[-1], config, classes=classes)(features))
+
+
+def trained_part(model: tf_keras.Model, config: Config) -> tf_keras.Model:
+    """What training changes, and so what checkpoints hold: the whole model, or its head on a frozen backbone.
+
+    A frozen backbone is known by its digest; writing it after every epoch would only cost time and space.
+    """
+    return model if config.trainable or model.name == HEAD else model.get_layer(HEAD)
+
+
+def scale_pixels(pixels: tf.Tensor, config: Config) -> tf.Tensor:
+    """uint8 pixels of any shape as float32 in `backbone.value_range`."""
+    low, high = config.backbone.value_range
+    return tf.cast(pixels, tf.float32) * ((high - low) / 255) + low
 
 
 def _dense(width: int, seed: int, activation: str | None = None) -> tf_keras.layers.Dense:

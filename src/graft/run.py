@@ -1,8 +1,8 @@
 """One run: the one place where the configuration becomes objects.
 
 `train` is the task of `train.py`: it checks, records and runs. `run` is for programs that bring their own
-configuration and recorder. TensorFlow is imported only once the configuration and the
-data set are known to be usable: a mistake should not cost ten seconds.
+configuration and recorder. TensorFlow is imported only once the configuration and the data set are known to be
+usable: a mistake should not cost ten seconds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from graft.backbones import SavedBackbone
     from graft.data.pipeline import Data
+    from graft.features.store import Features
     from graft.loop.result import StopReason, StopSignal, TrainResult
     from graft.tracking.mlflow_recorder import MlflowRecorder
     from graft.tracking.recorder import Recorder
@@ -38,11 +39,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run consists of, checked against each other, before anything is recorded."""
+    """What a run consists of, checked against each other, before anything is recorded.
+
+    Attributes:
+        data: Its inputs are what the model takes.
+        backbone: The SavedModel and its digest.
+        model: Images to logits; on stored features only the head.
+        features: The stored features, if the head is trained on them.
+    """
 
     data: Data
     backbone: SavedBackbone
     model: tf_keras.Model
+    features: Features | None = None
 
 
 def train(composed: DictConfig) -> float | dict[str, float]:
@@ -93,15 +102,21 @@ def prepare(config: Config) -> Prepared:
         ConfigError: if the data set or the backbone cannot be used, or they do not fit each other.
     """
     backbones.check(config.backbone)
-    images = splits.choose(config.dataset)
+    images, parts = splits.choose(config.dataset)
     runtime.set_up(config)
     from graft.data import pipeline
-    from graft.model import build_model
+    from graft.features.extract import extract
+    from graft.model import build_head, build_model
 
-    data = pipeline.prepare(images, config)
+    data = pipeline.prepare(images, parts, config)
     backbone = backbones.resolve(config.backbone)
+    classes = len(data.class_names)
+    if config.cached_features:
+        features = extract(data, backbone, config)
+        head = build_head(features.width, config, classes=classes)
+        return Prepared(replace(data, inputs=features), backbone, head, features)
     layer = backbones.hub_layer(backbone, config.backbone, config.trainable, image_size=config.image_size)
-    return Prepared(data, backbone, build_model(layer, config, classes=len(data.class_names)))
+    return Prepared(data, backbone, build_model(layer, config, classes=classes))
 
 
 def run_name(config: Config) -> str:
@@ -116,7 +131,15 @@ def _fit(
 ) -> TrainResult:
     from graft.loop import gradient_tape
 
-    return gradient_tape.fit(prepared.model, prepared.data, config, directory, recorder, stop_reason)
+    data, features = prepared.data, prepared.features
+    result = gradient_tape.fit(prepared.model, data, config, directory, recorder, stop_reason)
+    if features is None:
+        return result
+    return replace(
+        result,
+        feature_extraction_seconds=features.extraction_seconds,
+        saved_seconds=features.seconds_an_image * (len(data.splits.train) + len(data.splits.val)),
+    )
 
 
 def _stop_reason() -> StopReason | None:
@@ -173,8 +196,9 @@ def _tags(config: Config, prepared: Prepared) -> dict[str, str]:
         "graft.backbone_sha256": prepared.backbone.sha256,
         "graft.lock_sha256": provenance.lock_sha256(),
         "graft.commit": provenance.commit(),
+        "graft.features": "cached" if prepared.features else "live",
         "graft.overrides": " ".join(HydraConfig.get().overrides.task),
-        "graft.unreadable_images": str(len(prepared.data.store.unreadable)),
+        "graft.unreadable_images": str(len(prepared.data.unreadable)),
     }
 
 

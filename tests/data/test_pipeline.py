@@ -14,7 +14,7 @@ from graft.data import pipeline, splits
 @pytest.fixture
 def data(make_config: Callable[..., Config]) -> pipeline.Data:
     config = make_config("dataset.max_images=100", "dataset.image_size=8")
-    return pipeline.prepare(splits.choose(config.dataset), config)
+    return pipeline.prepare(*splits.choose(config.dataset), config)
 
 
 def epoch(data: pipeline.Data, seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -27,7 +27,7 @@ def test_an_epoch_has_every_training_image_once_with_its_label(data: pipeline.Da
     images, labels = epoch(data, seed=0, number=0)
     train = data.splits.train
     assert images.dtype == np.uint8
-    wanted = sorted(zip(map(bytes, data.store.pixels(train)), data.store.images.labels[train].tolist(), strict=True))
+    wanted = sorted(zip(map(bytes, data.inputs.take(train)), data.images.labels[train].tolist(), strict=True))
     assert sorted(zip(map(bytes, images), labels.tolist(), strict=True)) == wanted
 
 
@@ -42,5 +42,5 @@ def test_seed_and_epoch_decide_the_order(data: pipeline.Data) -> None:
 def test_evaluation_batches_keep_their_order(data: pipeline.Data) -> None:
     batches = list(data.batches(data.splits.val, 7).as_numpy_iterator())
     np.testing.assert_array_equal(
-        np.concatenate([labels for _, labels in batches]), data.store.images.labels[data.splits.val]
+        np.concatenate([labels for _, labels in batches]), data.images.labels[data.splits.val]
     )

@@ -39,8 +39,7 @@ def image_set(labels: list[int], digests: list[str]) -> ImageSet:
 
 def test_digits_are_split_in_half_and_quarters_in_every_class(make_config: MakeConfig) -> None:
     config = make_config().dataset
-    images = splits.choose(config)
-    parts = splits.split(images, config)
+    images, parts = splits.choose(config)
     assert (len(parts.train), len(parts.val), len(parts.test)) == (897, 450, 450)
     for label in range(10):
         total = int((images.labels == label).sum())
@@ -51,8 +50,8 @@ def test_digits_are_split_in_half_and_quarters_in_every_class(make_config: MakeC
 def test_the_split_seed_decides_and_the_seed_does_not(make_config: MakeConfig) -> None:
     def test_digests(*overrides: str) -> set[str]:
         config = make_config(*overrides).dataset
-        images = splits.choose(config)
-        return {images.digests[row] for row in splits.split(images, config).test}
+        images, parts = splits.choose(config)
+        return {images.digests[row] for row in parts.test}
 
     assert test_digests("seed=0") == test_digests("seed=1")
     assert test_digests("dataset.split_seed=1") != test_digests()
@@ -91,14 +90,17 @@ def test_identical_images_with_two_labels_stay_together() -> None:
     assert any({0, 10} <= set(part.tolist()) for part in (parts.train, parts.val, parts.test))
 
 
-def test_max_images_keeps_the_proportions_and_is_a_subset(make_config: MakeConfig) -> None:
-    everything = splits.choose(make_config().dataset)
-    some = splits.choose(make_config("dataset.max_images=200").dataset)
-    assert abs(len(some) - 200) <= 5
-    assert set(some.digests) <= set(everything.digests)
+def test_max_images_keeps_the_proportions_and_every_images_split(make_config: MakeConfig) -> None:
+    everything, all_parts = splits.choose(make_config().dataset)
+    some, some_parts = splits.choose(make_config("dataset.max_images=200").dataset)
+    assert abs(len(some) - 200) <= 10
     counts = np.bincount(some.labels)
     assert counts.min() >= 18
     assert counts.max() <= 22
+    for name, share in (("train", 0.5), ("val", 0.25), ("test", 0.25)):
+        drawn = {some.digests[row] for row in getattr(some_parts, name)}
+        assert drawn <= {everything.digests[row] for row in getattr(all_parts, name)}
+        assert abs(len(drawn) - 200 * share) <= 10
 
 
 def test_a_class_without_images_is_named() -> None:

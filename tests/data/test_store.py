@@ -30,14 +30,14 @@ def folder(tmp_path: Path) -> Path:
 
 def prepared(make_config: MakeConfig, folder: Path, *overrides: str) -> pipeline.Data:
     config = make_config("dataset=image_folder", f"dataset.path={folder}", "dataset.image_size=8", *overrides)
-    return pipeline.prepare(splits.choose(config.dataset), config)
+    return pipeline.prepare(*splits.choose(config.dataset), config)
 
 
 def test_pixels_are_the_images_own(make_config: MakeConfig, folder: Path) -> None:
     data = prepared(make_config, folder, "dataset.image_size=24")  # their own size: nothing to resize
-    rows = np.arange(len(data.store.images))
-    for row, pixels in zip(rows, data.store.pixels(rows), strict=True):
-        with Image.open(folder / data.store.images.names[row]) as original:
+    rows = np.arange(len(data.images))
+    for row, pixels in zip(rows, data.inputs.take(rows), strict=True):
+        with Image.open(folder / data.images.names[row]) as original:
             np.testing.assert_array_equal(pixels, np.asarray(original))
 
 
@@ -61,7 +61,7 @@ def test_a_store_is_filled_once(make_config: MakeConfig, folder: Path, monkeypat
     first = prepared(make_config, folder)
     monkeypatch.setattr(store, "decode", lambda *_: pytest.fail("decoded again"))
     second = prepared(make_config, folder)
-    np.testing.assert_array_equal(first.store.file, second.store.file)
+    np.testing.assert_array_equal(first.inputs.file, second.inputs.file)
 
 
 def test_another_size_or_another_image_is_another_store(make_config: MakeConfig, folder: Path, home: Path) -> None:
@@ -95,24 +95,34 @@ def test_unreadable_images_can_be_left_out_and_are_counted(make_config: MakeConf
     whole = prepared(make_config, folder)
     broken = break_images(folder)
     data = prepared(make_config, folder, "dataset.on_corrupt=skip")
-    assert set(data.store.unreadable) == broken
+    assert set(data.unreadable) == broken
     assert data.sha256 == whole.sha256  # what is trained on is the same
-    rows = np.arange(len(whole.store.images))
-    assert data.store.images.digests == whole.store.images.digests
-    np.testing.assert_array_equal(data.store.pixels(rows), whole.store.pixels(rows))
+    rows = np.arange(len(whole.images))
+    assert data.images.digests == whole.images.digests
+    np.testing.assert_array_equal(data.inputs.take(rows), whole.inputs.take(rows))
+    used = [row for name in splits.SPLITS for row in getattr(data.splits, name).tolist()]
+    assert sorted(used) == list(range(12))
+
+
+def test_a_class_that_loses_all_its_readable_images_of_a_split_is_named(make_config: MakeConfig, folder: Path) -> None:
+    for file in sorted((folder / "dog").iterdir()):
+        content = file.read_bytes()
+        file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ConfigError, match="no readable image of the class dog is left in the test split"):
+        prepared(make_config, folder, "dataset.on_corrupt=skip")
 
 
 def test_an_image_that_changes_after_it_was_hashed_is_noticed(make_config: MakeConfig, folder: Path) -> None:
     config = make_config("dataset=image_folder", f"dataset.path={folder}", "dataset.image_size=8")
-    images = splits.choose(config.dataset)
+    images, parts = splits.choose(config.dataset)
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "cat" / "0003.png")
     with pytest.raises(FatalError, match=r"cat/0003\.png changed"):
-        pipeline.prepare(images, config)
+        pipeline.prepare(images, parts, config)
 
 
 @pytest.mark.parametrize("damage", ["cut", "index gone", "index nonsense"])
 def test_a_damaged_store_is_made_again(make_config: MakeConfig, folder: Path, home: Path, damage: str) -> None:
-    before = np.array(prepared(make_config, folder).store.file)
+    before = np.array(prepared(make_config, folder).inputs.file)
     stored = next(entry for entry in (home / "mlruns/cache/images").iterdir() if entry.is_dir())
     if damage == "cut":
         os.truncate(stored / "pixels.npy", 500)
@@ -120,7 +130,7 @@ def test_a_damaged_store_is_made_again(make_config: MakeConfig, folder: Path, ho
         (stored / "index.json").unlink()
     else:
         (stored / "index.json").write_text('{"unreadable": ')
-    np.testing.assert_array_equal(prepared(make_config, folder).store.file, before)
+    np.testing.assert_array_equal(prepared(make_config, folder).inputs.file, before)
 
 
 def test_a_writer_that_is_killed_leaves_nothing_that_is_read(make_config: MakeConfig, folder: Path, home: Path) -> None:
@@ -138,11 +148,11 @@ def test_a_writer_that_is_killed_leaves_nothing_that_is_read(make_config: MakeCo
         "store.decode = slow\n"
         f"config = ImageFolderConfig(name='image_folder', path={str(folder)!r}, max_images=None, image_size=8,\n"
         "    split_seed=0, train_fraction=0.5, val_fraction=0.25, test_fraction=0.25, on_corrupt='error')\n"
-        "store.open_store(splits.choose(config), 8, on_corrupt='error')\n"
+        "store.open_store(splits.choose(config)[0], 8, on_corrupt='error')\n"
     )
     killed = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not [entry for entry in (home / "mlruns/cache/images").iterdir() if (entry / "index.json").exists()]
     started = time.monotonic()
     data = prepared(make_config, folder)  # the dead process's lock is no obstacle
-    assert len(data.store.images) == 12, time.monotonic() - started
+    assert len(data.images) == 12, time.monotonic() - started

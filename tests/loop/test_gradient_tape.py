@@ -13,6 +13,7 @@ from graft.config import Config
 from graft.errors import FailedTrial
 from graft.loop import gradient_tape
 from graft.loop.result import StopReason, TrainResult
+from graft.model import trained_part
 from graft.run import prepare, run
 from graft.tracking.recorder import MemoryRecorder
 
@@ -68,7 +69,7 @@ def test_a_frozen_backbone_learns_and_every_metric_of_every_epoch_is_recorded(la
 
 @pytest.mark.parametrize(("trainable", "changed"), [("false", False), ("true", True)])
 def test_only_fine_tuning_changes_the_backbone(lab: Laboratory, trainable: str, changed: bool) -> None:
-    config = lab.config(f"trainable={trainable}", "epochs=1")
+    config = lab.config(f"trainable={trainable}", "features=live", "epochs=1")
     prepared = prepare(config)
     layer = prepared.model.get_layer("backbone")
     before = [weights.copy() for weights in layer.get_weights()]
@@ -86,13 +87,13 @@ def test_the_test_accuracy_is_that_of_the_best_checkpoint(lab: Laboratory, tmp_p
     model, data = fresh.model, fresh.data
     best = tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints" / "best"))
     assert best.endswith(f"-{result.best_epoch}")
-    tf.train.Checkpoint(model=model).restore(best).assert_existing_objects_matched()
-    logits = model.predict(data.store.pixels(data.splits.test), verbose=0)
-    accuracy = (logits.argmax(axis=1) == data.store.images.labels[data.splits.test]).mean()
+    tf.train.Checkpoint(model=trained_part(model, lab.config())).restore(best).assert_existing_objects_matched()
+    logits = model.predict(data.inputs.take(data.splits.test), verbose=0)
+    accuracy = (logits.argmax(axis=1) == data.images.labels[data.splits.test]).mean()
     assert result.test_accuracy == pytest.approx(accuracy, abs=1e-6)
 
 
-@pytest.mark.parametrize("settings", [["trainable=false"], ["trainable=true", "optimizer=sgd"]])
+@pytest.mark.parametrize("settings", [[], ["features=live"], ["trainable=true", "optimizer=sgd"]])
 def test_the_same_run_again_is_the_same_to_the_last_bit(lab: Laboratory, settings: list[str]) -> None:
     settings = [*settings, "dropout_rate=0.3"]
     first, _ = lab.run(*settings, folder="first")
@@ -104,7 +105,7 @@ def test_the_same_run_again_is_the_same_to_the_last_bit(lab: Laboratory, setting
     assert curve(other) != curve(first)
 
 
-@pytest.mark.parametrize("settings", [["trainable=false"], ["trainable=true"]])
+@pytest.mark.parametrize("settings", [[], ["features=live"], ["trainable=true"]])
 def test_a_run_that_was_cut_off_goes_on_to_the_same_curve(lab: Laboratory, settings: list[str]) -> None:
     settings = [*settings, "dropout_rate=0.3", "epochs=4"]
     whole, _ = lab.run(*settings, folder="whole")
@@ -117,6 +118,24 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_curve(lab: Laboratory, setti
     assert sorted(recorder.metrics["val_loss"]) == [2, 3]
     assert curve(resumed) == curve(whole)
     assert resumed.test_loss == whole.test_loss
+
+
+@pytest.mark.parametrize("settings", [["head_width=32"], ["dropout_rate=0.4", "optimizer=sgd"]])
+def test_stored_features_give_the_same_curves_as_the_live_backbone(lab: Laboratory, settings: list[str]) -> None:
+    cached, _ = lab.run(*settings, "features=cached", folder="cached")
+    live, _ = lab.run(*settings, "features=live", folder="live")
+    for one, two in zip(curve(cached), curve(live), strict=True):
+        assert one["train_accuracy"] == two["train_accuracy"]
+        assert one["val_accuracy"] == two["val_accuracy"]
+        assert one == pytest.approx(two, abs=1e-5)
+    assert cached.test_accuracy == live.test_accuracy
+
+
+def test_a_live_run_goes_on_from_the_checkpoint_of_a_cached_one(lab: Laboratory) -> None:
+    lab.run("features=cached", "epochs=2", folder="both")
+    resumed, recorder = lab.run("features=live", "epochs=3", folder="both")
+    assert sorted(recorder.metrics["val_loss"]) == [2]
+    assert len(resumed.history) == 3
 
 
 def test_patience_ends_training_without_a_better_epoch(lab: Laboratory) -> None:

@@ -1,8 +1,9 @@
-"""The input pipeline: the same tf.data pipeline for every loop, over the store of resized images."""
+"""The input pipeline: the same tf.data pipeline for every loop, over stored images or stored features."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,18 @@ from graft.config import Config
 from graft.data import splits
 from graft.data.sources import ImageSet
 from graft.data.splits import Rows, Splits
-from graft.data.store import ImageStore, open_store
+from graft.data.store import open_store
+
+
+class Inputs(Protocol):
+    """What a model is fed for each image of a set. May be larger than memory."""
+
+    @property
+    def spec(self) -> tf.TensorSpec:
+        """Shape and dtype of one input."""
+
+    def take(self, rows: Rows) -> npt.NDArray[Any]:
+        """The inputs of the images at `rows`, as [rows, …]. May be called from several threads."""
 
 
 @dataclass(frozen=True)
@@ -20,18 +32,22 @@ class Data:
     """A data set ready to be trained on.
 
     Attributes:
-        store: Its images, resized.
-        splits: Rows of the store.
+        images: The images in use, their labels and digests.
+        inputs: What is fed for each of them: resized pixels, or features.
+        splits: Rows of both.
         sha256: Fingerprint of the images and classes in use.
+        unreadable: Names of images that were left out.
     """
 
-    store: ImageStore
+    images: ImageSet
+    inputs: Inputs
     splits: Splits
     sha256: str
+    unreadable: tuple[str, ...]
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return self.store.images.class_names
+        return self.images.class_names
 
     def train_batches(self, batch_size: int, *, seed: int, epoch: int) -> tf.data.Dataset:
         """The training split in an order that `seed` and `epoch` alone decide.
@@ -42,27 +58,27 @@ class Data:
         return self.batches(order, batch_size)
 
     def batches(self, rows: Rows, batch_size: int) -> tf.data.Dataset:
-        """The images at `rows` in that order, as (uint8 [batch, size, size, 3], int32 [batch]).
+        """The inputs at `rows` in that order, as ([batch, …], int32 [batch]). The last batch may be smaller."""
+        inputs, labels = self.inputs, self.images.labels
+        spec = inputs.spec
 
-        The last batch may be smaller.
-        """
-        store, size = self.store, self.store.file.shape[1]
-
-        def gather(batch: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
-            return store.pixels(batch), store.images.labels[batch]
+        def gather(batch: Rows) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+            return inputs.take(batch), labels[batch]
 
         def load(batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            images, classes = tf.numpy_function(gather, [batch], (tf.uint8, tf.int32), stateful=False)
-            return tf.ensure_shape(images, (None, size, size, 3)), tf.ensure_shape(classes, (None,))
+            taken, classes = tf.numpy_function(gather, [batch], (spec.dtype, tf.int32), stateful=False)
+            return tf.ensure_shape(taken, (None, *spec.shape)), tf.ensure_shape(classes, (None,))
 
         return tf.data.Dataset.from_tensor_slices(rows).batch(batch_size).map(load, num_parallel_calls=2).prefetch(2)
 
 
-def prepare(images: ImageSet, config: Config) -> Data:
-    """Decodes, resizes and divides `images`, which `splits.choose` chose.
+def prepare(images: ImageSet, parts: Splits, config: Config) -> Data:
+    """Decodes and resizes what `splits.choose` chose.
 
     Raises:
-        ConfigError: for unreadable images under ``dataset.on_corrupt=error``, or if without them a class is too small.
+        ConfigError: for unreadable images under ``dataset.on_corrupt=error``, or if without them a class is missing.
     """
     store = open_store(images, config.image_size, on_corrupt=config.dataset.on_corrupt)
-    return Data(store, splits.split(store.images, config.dataset), store.images.sha256())
+    parts = parts.within(store.places)
+    splits.refuse_missing_classes(store.images, parts)
+    return Data(store.images, store, parts, store.images.sha256(), store.unreadable)

@@ -2,7 +2,8 @@
 
 The content hash decides, salted with `dataset.split_seed`. So the splits are the same in every trial of a
 sweep, on every machine, in whatever order the files lie; and images that are identical byte for byte, of
-which tf_flowers has three pairs, never straddle two splits.
+which tf_flowers has three pairs, never straddle two splits. `dataset.max_images` draws from each split: an
+image that tests among all images never trains among some of them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,8 @@ from graft.data.sources import ImageSet
 from graft.errors import ConfigError
 
 Rows = npt.NDArray[np.int64]
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -30,16 +34,29 @@ class Splits:
     val: Rows
     test: Rows
 
+    def within(self, kept: Rows) -> Splits:
+        """The splits of `images.take(kept)`."""
+        place = {int(row): number for number, row in enumerate(kept)}
+        return Splits(
+            **{
+                name: np.array([place[row] for row in getattr(self, name).tolist() if row in place], np.int64)
+                for name in SPLITS
+            }
+        )
 
-def choose(config: AnyDatasetConfig) -> ImageSet:
-    """The images that would be trained on; everything that can be said of them before one is decoded.
+
+def choose(config: AnyDatasetConfig) -> tuple[ImageSet, Splits]:
+    """The images that would be used, divided; everything that can be said of them before one is decoded.
 
     Raises:
         ConfigError: if they cannot make a data set with three splits.
     """
-    images = _limited(sources.load(config), config)
-    split(images, config)
-    return images
+    images = sources.load(config)
+    parts = split(images, config)
+    if config.max_images is None or config.max_images >= len(images):
+        return images, parts
+    drawn = _draw(images, parts, config.max_images, config.split_seed)
+    return images.take(drawn), parts.within(drawn)
 
 
 def split(images: ImageSet, config: DatasetConfig) -> Splits:
@@ -50,43 +67,63 @@ def split(images: ImageSet, config: DatasetConfig) -> Splits:
     """
     by_class = _groups_by_class(images, config.split_seed)
     few = [
-        f"the class {name} has {len(by_class.get(label, []))} different image(s); the three splits need at least 3"
+        f"dataset: the class {name} has {len(by_class.get(label, []))} different image(s); the three splits need "
+        "at least 3"
         for label, name in enumerate(images.class_names)
         if len(by_class.get(label, [])) < 3
     ]
     if few:
-        raise ConfigError([f"dataset: {problem}" for problem in few])
-    parts: dict[str, list[int]] = {"train": [], "val": [], "test": []}
+        raise ConfigError(few)
+    parts: dict[Split, list[int]] = {name: [] for name in SPLITS}
     for groups in by_class.values():
         total = sum(len(group) for group in groups)
-        wanted = {
-            "test": max(1, round(total * config.test_fraction)),
-            "val": max(1, round(total * config.val_fraction)),
-        }
-        # The smaller splits are served first: whatever whole groups do to the counts, training gets the rest.
         remaining = list(groups)
-        for name, count in wanted.items():
-            taken = 0
-            while taken < count and len(remaining) > (2 if name == "test" else 1):
+        # The smaller splits are served first: whatever whole groups do to the counts, training gets the rest.
+        for name, fraction, left in (("test", config.test_fraction, 2), ("val", config.val_fraction, 1)):
+            wanted, taken = max(1, round(total * fraction)), 0
+            while taken < wanted and len(remaining) > left:
                 group = remaining.pop()
-                parts[name].extend(group)
+                parts[name].extend(group)  # type: ignore[index]
                 taken += len(group)
-        parts["train"].extend(_flat(remaining))
-    ranked = {
-        name: sorted(rows, key=lambda row: _rank(images.digests[row], config.split_seed))
-        for name, rows in parts.items()
-    }
-    return Splits(**{name: np.array(rows, np.int64) for name, rows in ranked.items()})
+        parts["train"].extend(row for group in remaining for row in group)
+    # Class after class so far; in the order of the hashes every stretch of a split is a mixture.
+    return Splits(
+        **{
+            name: np.array(
+                sorted(rows, key=lambda row: _rank("split", images.digests[row], config.split_seed)), np.int64
+            )
+            for name, rows in parts.items()
+        }
+    )
 
 
-def _limited(images: ImageSet, config: DatasetConfig) -> ImageSet:
-    """At most `dataset.max_images` images, drawn by their salted hash, the classes in proportion."""
-    if config.max_images is None or config.max_images >= len(images):
-        return images
-    share = config.max_images / len(images)
-    by_class = _groups_by_class(images, config.split_seed)
-    chosen = [row for groups in by_class.values() for row in _flat(groups)[: max(3, round(share * len(_flat(groups))))]]
-    return images.take(np.sort(np.array(chosen, np.int64)))
+def refuse_missing_classes(images: ImageSet, parts: Splits) -> None:
+    """Checks that every class is in every split, after images were left out.
+
+    Raises:
+        ConfigError: naming the classes that are not.
+    """
+    problems = []
+    for name in SPLITS:
+        present = set(images.labels[getattr(parts, name)].tolist())
+        missing = [label for number, label in enumerate(images.class_names) if number not in present]
+        if missing:
+            problems.append(f"dataset: no readable image of the class {', '.join(missing)} is left in the {name} split")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _draw(images: ImageSet, parts: Splits, count: int, seed: int) -> Rows:
+    """About `count` rows, the splits and the classes in them in proportion, by a rank of its own."""
+    share = count / len(images)
+    drawn: list[int] = []
+    for name in SPLITS:
+        rows: Rows = getattr(parts, name)
+        for label in range(len(images.class_names)):
+            of_class = [row for row in rows.tolist() if images.labels[row] == label]
+            ranked = sorted(of_class, key=lambda row: _rank("draw", images.digests[row], seed))
+            drawn += ranked[: max(1, round(share * len(ranked)))]
+    return np.array(sorted(drawn), np.int64)
 
 
 def _groups_by_class(images: ImageSet, seed: int) -> dict[int, list[list[int]]]:
@@ -98,14 +135,11 @@ def _groups_by_class(images: ImageSet, seed: int) -> dict[int, list[list[int]]]:
     for row, digest in enumerate(images.digests):
         copies[digest].append(row)
     by_class: dict[int, list[list[int]]] = defaultdict(list)
-    for digest in sorted(copies, key=lambda digest: _rank(digest, seed)):
+    for digest in sorted(copies, key=lambda digest: _rank("split", digest, seed)):
         by_class[min(int(images.labels[row]) for row in copies[digest])].append(copies[digest])
     return by_class
 
 
-def _rank(digest: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest()
-
-
-def _flat(groups: list[list[int]]) -> list[int]:
-    return [row for group in groups for row in group]
+def _rank(purpose: Literal["split", "draw"], digest: str, seed: int) -> str:
+    """Where an image stands in a random order. Orders for different purposes are independent of each other."""
+    return hashlib.sha256(f"{purpose} {seed} {digest}".encode()).hexdigest()

@@ -47,7 +47,12 @@ class ImageStore:
     file: npt.NDArray[np.uint8]
     unreadable: tuple[str, ...]
 
-    def pixels(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    @property
+    def spec(self) -> tf.TensorSpec:
+        """Shape and dtype of one image."""
+        return tf.TensorSpec(self.file.shape[1:], tf.uint8)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """The images at `rows` of `images` as uint8 [rows, size, size, 3]."""
         return self.file[self.places[rows]]
 

@@ -18,24 +18,24 @@ log = logging.getLogger(__name__)
 class Checkpoints:
     """Writes and restores the checkpoints under ``<directory>/checkpoints``.
 
-    The latest holds the model, dropout's step counter in it, and the optimiser. The data position needs no
+    The latest holds what is trained, dropout's step counter in it, and the optimiser. The data position needs no
     saving: the order of an epoch follows from seed and epoch.
 
     Args:
         directory: The run's folder, the same for every attempt.
-        model: The built model.
+        trained: What training changes: the built model, or the head of one with a frozen backbone.
         optimizer: Its slots are built here, because restoring into an unbuilt optimiser is put off silently.
     """
 
-    def __init__(self, directory: Path, model: tf_keras.Model, optimizer: tf_keras.optimizers.Optimizer) -> None:
-        optimizer.build(model.trainable_variables)
+    def __init__(self, directory: Path, trained: tf_keras.Model, optimizer: tf_keras.optimizers.Optimizer) -> None:
+        optimizer.build(trained.trainable_variables)
         folder = directory / "checkpoints"
         self._history = folder / "history.json"
         # Two, so that one is left if the process dies while it writes the other.
         self._latest = tf.train.CheckpointManager(
-            tf.train.Checkpoint(model=model, optimizer=optimizer), str(folder / "latest"), max_to_keep=2
+            tf.train.Checkpoint(model=trained, optimizer=optimizer), str(folder / "latest"), max_to_keep=2
         )
-        self._best = tf.train.CheckpointManager(tf.train.Checkpoint(model=model), str(folder / "best"), max_to_keep=1)
+        self._best = tf.train.CheckpointManager(tf.train.Checkpoint(model=trained), str(folder / "best"), max_to_keep=1)
 
     @property
     def best_folder(self) -> Path:
@@ -63,5 +63,5 @@ class Checkpoints:
         return history
 
     def restore_best(self) -> None:
-        """Puts the weights of the best checkpoint into the model."""
+        """Puts the weights of the best checkpoint into what is trained."""
         self._best.checkpoint.restore(self._best.latest_checkpoint).assert_existing_objects_matched()

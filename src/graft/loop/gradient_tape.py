@@ -15,6 +15,7 @@ from graft.errors import FailedTrial
 from graft.loop.checkpoints import Checkpoints
 from graft.loop.optimizers import make_optimizer
 from graft.loop.result import StopReason, StopSignal, TrainResult, best_epoch
+from graft.model import trained_part
 from graft.tracking.recorder import Recorder
 
 
@@ -24,7 +25,7 @@ def fit(
     """Trains `model`, goes on from its latest checkpoint if there is one, and tests the best checkpoint.
 
     Args:
-        model: uint8 images [batch, size, size, 3] to logits [batch, classes].
+        model: The data's inputs, images or features, to logits [batch, classes].
         data: The three splits.
         config: Epochs, batch size, optimiser and seeds.
         directory: The run's folder; checkpoints go under it.
@@ -40,9 +41,9 @@ def fit(
     accuracy = tf_keras.metrics.SparseCategoricalAccuracy()
 
     @tf.function(jit_compile=config.jit_compile, reduce_retracing=True)
-    def train_step(images: tf.Tensor, labels: tf.Tensor) -> None:
+    def train_step(inputs: tf.Tensor, labels: tf.Tensor) -> None:
         with tf.GradientTape() as tape:
-            logits = model(images, training=True)
+            logits = model(inputs, training=True)
             loss = loss_function(labels, logits) + tf.add_n([0.0, *model.losses])
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
@@ -50,8 +51,8 @@ def fit(
         accuracy.update_state(labels, logits)
 
     @tf.function(jit_compile=config.jit_compile, reduce_retracing=True)
-    def evaluation_step(images: tf.Tensor, labels: tf.Tensor) -> None:
-        logits = model(images, training=False)
+    def evaluation_step(inputs: tf.Tensor, labels: tf.Tensor) -> None:
+        logits = model(inputs, training=False)
         mean_loss.update_state(loss_function(labels, logits), sample_weight=tf.shape(labels)[0])
         accuracy.update_state(labels, logits)
 
@@ -68,11 +69,11 @@ def fit(
 
     def evaluate(batches: tf.data.Dataset) -> tuple[float, float]:
         reset()
-        for images, labels in batches:
-            evaluation_step(images, labels)
+        for inputs, labels in batches:
+            evaluation_step(inputs, labels)
         return results()
 
-    checkpoints = Checkpoints(directory, model, optimizer)
+    checkpoints = Checkpoints(directory, trained_part(model, config), optimizer)
     history = checkpoints.restore_latest()
     steps = math.ceil(len(data.splits.train) / config.batch_size)
     validation = data.batches(data.splits.val, config.batch_size)
@@ -81,8 +82,8 @@ def fit(
         started = time.perf_counter()
         reset()
         batches = data.train_batches(config.batch_size, seed=config.seed, epoch=epoch)
-        for step, (images, labels) in enumerate(batches, start=1):
-            train_step(images, labels)
+        for step, (inputs, labels) in enumerate(batches, start=1):
+            train_step(inputs, labels)
             if step % config.loop.log_every == 0 or step == steps:
                 loss, correct = results()
                 recorder.log_step({"loss": loss, "accuracy": correct}, step=epoch * steps + step, epoch=epoch, of=steps)

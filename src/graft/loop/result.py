@@ -38,6 +38,8 @@ class TrainResult:
         test_accuracy: Likewise, from 0 to 1.
         trainable_parameters: How many numbers training changed.
         stopped: Why training ended before its time, or None. Running out of `patience` is no such reason.
+        feature_extraction_seconds: What this run paid to extract features; 0 if it found them, or needed none.
+        saved_seconds: What stored features saved an epoch, measured when they were extracted; 0 without them.
     """
 
     history: History
@@ -45,6 +47,8 @@ class TrainResult:
     test_accuracy: float | None
     trainable_parameters: int
     stopped: StopReason | None
+    feature_extraction_seconds: float = 0.0
+    saved_seconds: float = 0.0
 
     @property
     def best_epoch(self) -> int:
@@ -59,9 +63,8 @@ class TrainResult:
             "best_epoch": float(self.best_epoch),
             "overfit_gap": best["train_accuracy"] - best["val_accuracy"],
             "trainable_parameters": float(self.trainable_parameters),
-            # Nothing is cached yet: an epoch costs what it cost, and nothing was extracted.
-            "feature_extraction_seconds": 0.0,
-            "epoch_seconds_live": typical_epoch_seconds(self.history),
+            "feature_extraction_seconds": self.feature_extraction_seconds,
+            "epoch_seconds_live": typical_epoch_seconds(self.history) + self.saved_seconds,
         }
         if self.test_loss is not None and self.test_accuracy is not None:
             metrics |= {"test_loss": self.test_loss, "test_accuracy": self.test_accuracy}

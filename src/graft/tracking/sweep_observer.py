@@ -132,4 +132,4 @@ class MlflowSweepObserver:
 
 @functools.lru_cache(maxsize=16)  # most sweeps have one data set in hundreds of cells
 def _fingerprint(dataset: AnyDatasetConfig) -> str:
-    return splits.choose(dataset).sha256()
+    return splits.choose(dataset)[0].sha256()

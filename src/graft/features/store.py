@@ -1,0 +1,179 @@
+"""The feature store: float32 vectors by image, under `mlruns/cache/features/<key>`.
+
+The key is made from everything that decides a feature: the backbone's digest, how images are decoded and
+resized, their size and value range. Within it features are found by the image's content hash, so another
+split, another seed or one more photo extracts nothing that is there. Files are only ever added: a part is one
+`.npy` file, memory-mapped, and a `.json` index beside it with the digests of its images and of the file. The
+index is written last and moved into place, so a writer that is killed leaves nothing that is read; and one
+process writes at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import filelock
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from graft.data.splits import Rows
+from graft.paths import cache
+
+log = logging.getLogger(__name__)
+
+Matrix = npt.NDArray[np.float32]
+
+
+class Extractor(Protocol):
+    """Runs the backbone over images that have no features yet."""
+
+    def __call__(self, rows: Rows) -> Iterator[Matrix]:
+        """Yields float32 [images, width] for consecutive parts of `rows`, all of them in the end."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of one image set, in its order.
+
+    Attributes:
+        parts: float32 [images, width] each, memory-mapped and read-only.
+        part_of: int32 [images], which part an image's features lie in.
+        row_of: int64 [images], and in which row of it.
+        extraction_seconds: What this process paid to extract; 0 if all features were there.
+        seconds_an_image: What running the backbone on an image took when these were extracted, the slowest part's.
+    """
+
+    parts: tuple[Matrix, ...]
+    part_of: npt.NDArray[np.int32]
+    row_of: npt.NDArray[np.int64]
+    extraction_seconds: float
+    seconds_an_image: float
+
+    @property
+    def width(self) -> int:
+        return int(self.parts[0].shape[1])
+
+    @property
+    def spec(self) -> tf.TensorSpec:
+        """Shape and dtype of one feature vector."""
+        return tf.TensorSpec((self.width,), tf.float32)
+
+    def take(self, rows: Rows) -> Matrix:
+        """The features of the images at `rows`, float32 [rows, width]."""
+        if len(self.parts) == 1:
+            return self.parts[0][self.row_of[rows]]
+        taken = np.empty((len(rows), self.width), np.float32)
+        for number in np.unique(self.part_of[rows]):
+            here = self.part_of[rows] == number
+            taken[here] = self.parts[number][self.row_of[rows][here]]
+        return taken
+
+
+def store_key(*decisive: str) -> str:
+    """The name of a store: everything that decides a feature, in one digest."""
+    return hashlib.sha256(" ".join(decisive).encode()).hexdigest()[:24]
+
+
+def features_of(digests: Sequence[str], key: str, extract: Extractor) -> Features:
+    """The features of the images with these digests; extracts and stores those that are missing.
+
+    Args:
+        digests: Content hashes of the images.
+        key: By `store_key`.
+        extract: Called once if features are missing, with the rows of `digests` that lack them.
+    """
+    folder = cache() / "features" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    seconds = 0.0
+    # Readers take the lock too: what is missing now may be what another process is just extracting.
+    with filelock.FileLock(folder / "lock"):
+        found = _read(folder)
+        distinct = {digest: row for row, digest in reversed(list(enumerate(digests))) if digest not in found.places}
+        missing = np.array(sorted(distinct.values()), np.int64)
+        if len(missing):
+            started = time.perf_counter()
+            _add_part(folder, [digests[row] for row in missing], extract(missing))
+            seconds = time.perf_counter() - started
+            found = _read(folder)
+    places = [found.places[digest] for digest in digests]
+    used = sorted({part for part, _ in places})
+    renumbered = {part: number for number, part in enumerate(used)}
+    return Features(
+        parts=tuple(found.parts[part] for part in used),
+        part_of=np.array([renumbered[part] for part, _ in places], np.int32),
+        row_of=np.array([row for _, row in places], np.int64),
+        extraction_seconds=seconds,
+        seconds_an_image=max(found.seconds_an_image[part] for part in used),
+    )
+
+
+@dataclass
+class _Found:
+    parts: list[Matrix]
+    places: dict[str, tuple[int, int]]
+    seconds_an_image: list[float]
+
+
+def _read(folder: Path) -> _Found:
+    """All whole parts of a store. One that does not match its index is put aside and its images extracted again."""
+    found = _Found([], {}, [])
+    for index_file in sorted(folder.glob("*.json")):
+        features_file = index_file.with_suffix(".npy")
+        try:
+            index = json.loads(index_file.read_text())
+            features = np.load(features_file, mmap_mode="r")
+            whole = len(features) == len(index["images"]) and _sha256(features_file) == index["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            log.warning("The stored features %s are damaged; they are extracted again", features_file)
+            index_file.unlink(missing_ok=True)
+            features_file.unlink(missing_ok=True)
+            continue
+        found.places |= {digest: (len(found.parts), row) for row, digest in enumerate(index["images"])}
+        found.parts.append(features)
+        found.seconds_an_image.append(float(index["seconds_an_image"]))
+    return found
+
+
+def _add_part(folder: Path, digests: Sequence[str], batches: Iterator[Matrix]) -> None:
+    for leftover in folder.glob("*.partial"):  # of a writer that was killed; the lock is ours now
+        leftover.unlink()
+    name = hashlib.sha256(" ".join(digests).encode()).hexdigest()[:24]
+    partial = folder / f"{name}.npy.partial"
+    written, first_seconds, started = 0, 0.0, time.perf_counter()
+    features: np.memmap[Any, np.dtype[np.float32]] | None = None
+    for batch in batches:
+        if features is None:
+            features = np.lib.format.open_memmap(
+                partial, mode="w+", dtype=np.float32, shape=(len(digests), batch.shape[1])
+            )
+            first, first_seconds = len(batch), time.perf_counter() - started
+        features[written : written + len(batch)] = batch
+        written += len(batch)
+    assert features is not None
+    assert written == len(digests), f"{written} features for {len(digests)} images"
+    features.flush()
+    # The first batch also traces the backbone's function, which an epoch does not do.
+    rest = written - first
+    whole = time.perf_counter() - started
+    seconds = (whole - first_seconds) / rest if rest else whole / written
+    index = {"images": list(digests), "sha256": _sha256(partial), "seconds_an_image": seconds}
+    os.replace(partial, folder / f"{name}.npy")
+    index_partial = folder / f"{name}.json.partial"
+    index_partial.write_text(json.dumps(index))
+    os.replace(index_partial, folder / f"{name}.json")
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
