@@ -198,7 +198,7 @@ def test_graft_compare_finds_a_sweep_by_name_and_by_parent_run(sweep: Sweep) -> 
     assert latest == by_name == by_id
     assert [side["kind"] for side in latest["sides"]] == ["frozen", "fine-tuned"]
     frozen, finetuned = latest["sides"]
-    assert latest["slow_down"] == pytest.approx(finetuned["epoch_seconds"] / frozen["epoch_seconds"])
+    assert latest["slow_down"] == pytest.approx(finetuned["epoch_seconds_live"] / frozen["epoch_seconds_live"])
 
 
 def test_an_unknown_sweep_is_named_with_the_latest_ones(sweep: Sweep) -> None:
