@@ -10,6 +10,8 @@ import pytest
 from optuna.trial import TrialState
 from tests.sweep.apps import App
 
+LOCKS = ("study.journal.lock", "study.journal.controllers.lock")
+
 
 def test_a_grid_runs_every_cell_once(app: App) -> None:
     done = app.run("x=1,2,3", "trainable=true,false")
@@ -23,6 +25,7 @@ def test_a_grid_runs_every_cell_once(app: App) -> None:
     assert study.best_value == 0
     assert "6 trials (6 cells)" in done.out.splitlines()[0]
     assert "Best: #2 value=0 with x=2 trainable=true" in done.out
+    assert {path.name for path in app.folder.iterdir()} == {"app.py", "log", "multirun", "study.journal", *LOCKS}
 
 
 def test_the_headline_command_is_two_trials(app: App) -> None:

@@ -118,12 +118,17 @@ def test_a_killed_controller_is_resumed_by_the_same_command(steps: App, named: b
     wait_for(lambda: len(notes(steps, "end")) >= 2)
     first.send_signal(signal.SIGKILL)
     first.communicate()
+    before = len(notes(steps, "start"))
     done = steps.run(*command)
     assert done.status == 0, done.err
     assert "It goes on: " in done.out
     trials = steps.study().trials
     assert [(trial.state, trial.values) for trial in trials] == [(TrialState.COMPLETE, [x]) for x in range(1, 7)]
     assert_nothing_lost_or_doubled(steps, 6)
+    # What was half done came first.
+    started = [(number, attempt) for number, attempt, *_ in notes(steps, "start")]
+    resumed = [position for position, (_, attempt) in enumerate(started) if attempt]
+    assert resumed == list(range(before, before + len(resumed)))
     folders = {str(path.parent.parent) for path in steps.folder.glob("multirun/*/*/*/checkpoint")}
     assert len(folders) == 1
 

@@ -243,6 +243,8 @@ class Controller:
     # -- The loop -------------------------------------------------------------------------------
 
     def _loop(self, requests: StopRequests) -> None:
+        # First what a dead controller left half done, in the order of the sweep.
+        self._study.free_orphans()
         while True:
             self._react(requests)
             self._fill()
@@ -300,11 +302,7 @@ class Controller:
             claimed = self._study.claim()
             if claimed is not None:
                 self._submit(claimed)
-                continue
-            orphans = self._study.orphans()
-            for orphan in orphans:
-                self._submit(orphan)
-            if not orphans:
+            elif not self._study.free_orphans():
                 self._look_again_at = time.monotonic() + LOOK_AGAIN_SECONDS
                 return
 

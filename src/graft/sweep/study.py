@@ -266,16 +266,19 @@ class SweepStudy:
             return self._claimed(number, trial_id, before)
         return None
 
-    def orphans(self) -> list[Claimed]:
-        """Takes over the trials whose controllers are dead, to be run again from their checkpoints."""
+    def free_orphans(self) -> int:
+        """Puts trials whose controllers are dead back to WAITING, and says how many.
+
+        Whoever claims them next goes on from their checkpoints.
+        """
         suspects = [
             number
             for number, _, trial in self._trials((TrialState.RUNNING,))
             if trial.user_attrs.get(OWNER) != self.controller
         ]
         if not suspects:
-            return []
-        taken = []
+            return 0
+        freed = 0
         with self._lock():
             # Under the lock nobody is between claiming a trial and owning it.
             others = self.others_alive()
@@ -286,9 +289,10 @@ class SweepStudy:
                 if trial.state == TrialState.RUNNING and owner not in others and owner != self.controller:
                     if owner is not None:
                         end_leftover_workers(self._root.user_attrs.get(CONTROLLER + owner))
-                    storage.set_trial_user_attr(trial_id, OWNER, self.controller)
-                    taken.append((number, trial_id, trial.user_attrs))
-        return [self._claimed(number, trial_id, before) for number, trial_id, before in taken]
+                    self._put_back(storage, trial_id)
+                    heapq.heappush(self._waiting, number)
+                    freed += 1
+        return freed
 
     def again(self, claimed: Claimed) -> Claimed:
         """The next attempt of a trial whose worker died."""
@@ -303,10 +307,8 @@ class SweepStudy:
         """Records a final outcome, or puts an interrupted trial back."""
         storage, trial_id = self._opened_for(claimed.number), claimed.trial_id
         if outcome.state == State.INTERRUPTED:
-            # Under the lock, for a RUNNING trial without an owner counts as an orphan.
             with self._lock():
-                storage.set_trial_user_attr(trial_id, OWNER, None)
-                storage.set_trial_state_values(trial_id, TrialState.WAITING)
+                self._put_back(storage, trial_id)
             return
         if outcome.state == State.FAILED:
             storage.set_trial_user_attr(trial_id, FAILURE, outcome.cause)
@@ -326,6 +328,12 @@ class SweepStudy:
         told = self._opened_for(claimed.number).get_trial(claimed.trial_id).user_attrs.get(TOLD_ATTRIBUTE)
         return None if told is None else str(told)
 
+    @staticmethod
+    def _put_back(storage: BaseStorage, trial_id: int) -> None:
+        """Makes a RUNNING trial wait again. Under the lock, for without an owner it counts as an orphan."""
+        storage.set_trial_user_attr(trial_id, OWNER, None)
+        storage.set_trial_state_values(trial_id, TrialState.WAITING)
+
     def _take(self, trial_id: int) -> bool:
         try:
             return self._root._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
@@ -341,6 +349,9 @@ class SweepStudy:
         attempt = int(before.get(ATTEMPT, 0)) + 1 if OWNER in before else 0
         if attempt:
             self._opened_for(number).set_trial_user_attr(trial_id, ATTEMPT, attempt)
+        if TOLD_ATTRIBUTE in before:
+            # What an earlier attempt was told says nothing about this one.
+            self._opened_for(number).set_trial_user_attr(trial_id, TOLD_ATTRIBUTE, None)
         name = self._study_name(cell)
         params = self._sample(self._study(name), cell, position, trial_id)
         return Claimed(

@@ -93,7 +93,7 @@ class WorkerPool:
         self._options = options
         self._devices = slot_devices(options.slots, options.slots_per_gpu)
         self._slots: list[Slot] = []
-        self._idle: queue.LifoQueue[Slot] = queue.LifoQueue()
+        self._idle: queue.LifoQueue[Slot]
         self._executor: ThreadPoolExecutor | None = None
 
     @property
@@ -109,6 +109,7 @@ class WorkerPool:
         listener: Listener,
     ) -> None:
         setup = pickled_application(hydra_context, task_function)
+        self._idle = queue.LifoQueue()
         # The last one made is the first one taken, so slot 0 is the one that a single job gets.
         for index, device in reversed(list(enumerate(self._devices))):
             slot = Slot(f"{index}", device, setup, self._options, listener)

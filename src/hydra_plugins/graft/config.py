@@ -5,14 +5,13 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-# Annotations are evaluated here, and spelt Optional. Hydra's plugin scan runs this module before it
-# is in sys.modules, where dataclasses would look names up in postponed annotations; and OmegaConf 2.3
-# does not know `| None`.
+# No postponed annotations here. Hydra's plugin scan runs this module before it is in sys.modules, where
+# dataclasses would look their names up.
 
 
 @dataclass
 class GraftSweeperConf:
-    """See the README for what each option does, and `graft.sweep.options` for what is allowed."""
+    """See `graft.sweep.options.SweepOptions` for what is allowed."""
 
     _target_: str = "hydra_plugins.graft.sweeper.GraftSweeper"
     # The observer is made by the engine, once the space is known to be sound.
