@@ -146,6 +146,7 @@ def test_failures_of_every_kind_leave_the_others_alone(make_app: Callable[[str],
         (["x=1,2", "hydra.sweeper.sampler=TPESamplr"], ["TPESamplr does not exist", "did you mean TPESampler?"]),
         (["x=1,2", "hydra.sweeper.pruner=medium"], ["medium does not exist", "did you mean MedianPruner?"]),
         (["x=1,2", "hydra.sweeper.sampler=GridSampler"], ["GridSampler does not fit", "key=a,b,c"]),
+        (["x=1,2", "hydra.sweeper.sampler=cmaes"], ["sampler=cmaes needs cmaes, which is not installed"]),
         (["x=1,2", "hydra.sweeper.direction=maximise"], ["maximise", "did you mean maximize?"]),
         (
             ["x=1,2", "hydra.sweeper.direction=[minimize,maximize]", "hydra.sweeper.pruner=median"],

@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from graft.sweep.compose import Composer, job_directory
+from graft.sweep.space import read_space
 
 FILES = {
     "config.yaml": """
@@ -136,3 +137,8 @@ def test_the_folder_of_a_job(loader: ConfigLoader, tmp_path: Path, monkeypatch: 
     assert job_directory(resumed) == Path(os.sep, "elsewhere", "4-x=3")
     with_resolver = master_of(loader, ["hydra.sweep.subdir='job-${hydra:job.num}'"])
     assert job_directory(Composer(loader, with_resolver)([], 4)) == tmp_path / "swept" / "job-4"
+
+
+def test_glob_stands_for_the_options_of_a_group(loader: ConfigLoader) -> None:
+    space = read_space(["model=glob(*,exclude=lar*)", "x=1"], {"extra": "glob(*)"}, n_trials=None, config_loader=loader)
+    assert [cell.overrides({}) for cell in space.cells] == [["extra=more", "model=small", "x=1"]]

@@ -169,7 +169,8 @@ class Controller:
         cells = f"{len(space.cells)} cell{'s' * (len(space.cells) > 1)}"
         budget = cells if space.pure_grid else f"{cells}, {options.n_trials} trials in each sampled one"
         slots = f"{self._launcher.slots} slot{'s' * (self._launcher.slots > 1)}"
-        print(f"Sweep {study.name}: {study.total} trials ({budget}) in {slots}")
+        total = f"{study.total} trial{'s' * (study.total != 1)}"
+        print(f"Sweep {study.name}: {total} ({budget}) in {slots}")
         print(f"  {study.directory}")
         if study.resumed:
             print(f"  It goes on: {done} of {study.total} trials are finished.")

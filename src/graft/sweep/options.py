@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ SEQUENCE_SAMPLERS = ("QMCSampler",)
 """Samplers whose seed chooses one sequence for the whole study; a seed a trial would break it."""
 
 DEFAULT_SAMPLER = "TPESampler"
+
+NEEDED_MODULES = {"CmaEsSampler": ("cmaes",), "GPSampler": ("scipy", "torch"), "QMCSampler": ("scipy",)}
+"""What Optuna imports only once such a sampler draws, when the sweep is long under way."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +233,11 @@ def read_part(given: Any, kind: str) -> Part:
         raise ConfigError(f"{key}={name} does not exist. Allowed: {', '.join(sorted(classes))}{hint}")
     if found in UNFIT_SAMPLERS:
         raise ConfigError(f"{key}={name} does not fit here: {UNFIT_SAMPLERS[found]}.")
+    missing = [module for module in NEEDED_MODULES.get(found, ()) if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ConfigError(
+            f"{key}={name} needs {', '.join(missing)}, which is not installed. Allowed without: TPESampler."
+        )
     try:
         if kind == "sampler":
             make_sampler(Part(found, options), seed=None)

@@ -336,7 +336,8 @@ class _Reader:
 
     def _parse(self, override_text: str) -> tuple[str, Definition] | None:
         try:
-            override = self._parser.parse_override(override_text)
+            # Not parse_override(), which leaves glob() without the loader that knows the options.
+            (override,) = self._parser.parse_overrides([override_text])
             return override.get_key_element(), self._definition(override)
         except (HydraException, ValueError) as error:
             self.problems.append(f"{override_text}: {' '.join(str(error).split())}")
