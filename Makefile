@@ -22,31 +22,31 @@ setup: $(STAMP) ## Install into .venv from the lock; quick when nothing changed
 $(STAMP): $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
 	  || { echo "Graft needs Python 3.11 to 3.13; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement $(LOCK)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@rm -f $(VENV)/.installed*; touch $@
 
 sweep: setup ## The main job: transfer against fine-tuning, then the comparison
-	$(RUN) python train.py -m trainable=true,false $(ARGS)
-	@$(RUN) graft compare
+	@$(RUN) python train.py -m trainable=true,false $(ARGS); status=$$?; \
+	  test $$status -gt 1 || $(RUN) graft compare; exit $$status
 
 train: setup ## One run; ARGS='trainable=true epochs=5' sets keys
 	$(RUN) python train.py $(ARGS)
 
 experiment: setup ## Run experiments/NAME.yaml: make experiment NAME=dropout
 	@test -n "$(NAME)" || { echo "Which one? make experiment NAME=$$(cd experiments && ls *.yaml | sed 's/\.yaml//' | paste -sd'|')"; exit 2; }
-	$(RUN) python train.py experiments=$(NAME) $(ARGS)
-	@$(RUN) graft compare
+	@$(RUN) python train.py experiments=$(NAME) $(ARGS); status=$$?; \
+	  test $$status -gt 1 || $(RUN) graft compare; exit $$status
 
 compare: setup ## Compare the trials of the latest sweep, or of SWEEP=
 	@$(RUN) graft compare $(SWEEP)
 
 ui: setup ## MLflow's pages on http://127.0.0.1:5000, or on PORT=
-	$(RUN) mlflow ui --backend-store-uri sqlite:///$(HOME_DIR)/mlruns/mlflow.db --host 127.0.0.1 --port $(or $(PORT),5000)
+	$(RUN) mlflow ui --backend-store-uri "sqlite:///$(HOME_DIR)/mlruns/mlflow.db" --host 127.0.0.1 --port $(or $(PORT),5000)
 
 tensorboard: setup ## TensorBoard over all runs on http://127.0.0.1:6006, or on PORT=
-	$(RUN) tensorboard --logdir $(HOME_DIR)/mlruns --host 127.0.0.1 --port $(or $(PORT),6006)
+	$(RUN) tensorboard --logdir "$(HOME_DIR)/mlruns" --host 127.0.0.1 --port $(or $(PORT),6006)
 
 test: setup lint ## Lint, types, import rules and the whole test suite
 	$(RUN) python -m pytest $(ARGS)

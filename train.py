@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import nullcontext
 
@@ -17,7 +18,7 @@ except ModuleNotFoundError as error:
 
 CONF = CHECKOUT / "conf"
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra re-raises, so that exit_statuses can tell errors apart
-os.environ.setdefault("GRAFT_HOME", str(home()))  # for conf/, and for the workers of a sweep
+os.environ["GRAFT_HOME"] = str(home())  # for conf/, and for the workers of a sweep
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -25,6 +26,8 @@ def main(config: DictConfig) -> float | dict[str, float]:
     from graft import trial
     from graft.run import train  # late: it is not needed for --help, nor for a configuration that is wrong
 
+    if not trial.current():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit ends a run as Ctrl-C does: recorded
     # The sweep decides what a trial's error means. A run on its own ends here, before Hydra adds lines of its own.
     with nullcontext() if trial.current() else exit_statuses(CONF):
         return train(config)

@@ -28,6 +28,8 @@ WRONG = {
     "-m epochs=0,-1 dropout_rate=0,2": ["epochs=0", "epochs=-1", "dropout_rate=2"],
     "-m experiments=dropuot": ["experiments=dropuot: allowed are", "did you mean dropout?"],
     "backbone.url=package:efficientnet_lite7": ["backbone.url=package:efficientnet_lite7", "efficientnet_lite0"],
+    "backbone=null": ["backbone=null: allowed are efficientnet_lite0"],
+    "size=smoke": ["size=smoke: there is no such key; did you mean +size=smoke?"],
     "backbone.url=/nowhere": ["backbone.url=/nowhere"],
 }
 

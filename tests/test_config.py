@@ -86,10 +86,14 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["+optimizer.momentum=0.9"], ["optimizer.momentum=0.9: there is no such key"]),
     (["head=linear", "dropout_rate=0.2"], ["dropout_rate=0.2", "head_width=0"]),
     (["backbone.sha256=abc"], ["backbone.sha256=abc: allowed is 64 hexadecimal digits, or null"]),
-    (["backbone.value_range=[1,0]"], ["backbone.value_range=[1, 0]: the lower number has to come first"]),
+    (["backbone.value_range=[1,0]"], ["backbone.value_range=[1, 0]: two finite numbers are wanted, the lower first"]),
     (["backbone.batch_norm_momentum=1"], ["backbone.batch_norm_momentum=1: allowed is a number between 0 and 1"]),
     (["tracking=server"], ["tracking.uri is not set"]),
     (["tracking.uri=file:///tmp/x"], ["tracking.uri=file:///tmp/x", "sqlite:///"]),
+    (["tracking=server", 'tracking.uri="http://bob:secret@host"'], ["MLFLOW_TRACKING_USERNAME"]),
+    (["dataset.image_size=100000"], ["dataset.image_size=100000: allowed is a whole number of pixels from 1 to 4096"]),
+    (["head_width=100000000000"], ["head_width=100000000000: allowed is a whole number from 0 to 65536"]),
+    (["backbone.value_range=[0,inf]"], ["two finite numbers"]),
     (["learning_rate=${foo}"], ["learning_rate: Interpolation key 'foo' not found"]),
 ]
 

@@ -116,6 +116,9 @@ def test_tags_names_and_params_say_what_ran(sweep: Sweep) -> None:
         assert tags["graft.attempt"] == "0"
         assert tags["graft.state"] == "complete"
         assert all(tags[f"graft.{name}"] for name in DIGESTS)
+        assert tags["graft.unreadable_images"] == "0"
+        trainable = run.data.params["trainable"].lower()
+        assert tags["graft.overrides"].startswith(f"trainable={trainable} +size=smoke epochs=3 backbone.url=")
         assert {"head_width", "optimizer.name", "dataset.split_seed", "backbone.url"} <= run.data.params.keys()
     assert {run.data.tags["graft.trial"] for run in sweep.children} == {"0", "1"}
     assert sweep.child(trainable=True).info.run_name == "finetune lr=0.001 w=512 d=0"
@@ -206,6 +209,16 @@ def test_an_unknown_sweep_is_named_with_the_latest_ones(sweep: Sweep) -> None:
     assert done.returncode == 1
     assert sweep.parent.data.tags["graft.sweep"] in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_store_that_cannot_be_read_is_named_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "mlruns").mkdir()
+    (tmp_path / "mlruns" / "mlflow.db").write_text("this is no database, however long one looks at it" * 99)
+    for arguments in ([], ["--tracking-uri", "file:///tmp/x"]):
+        done = run_command(["graft", "compare", *arguments], tmp_path)
+        assert done.returncode in (1, 2)
+        assert "tracking" in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_without_a_record_compare_says_how_to_make_one(tmp_path: Path) -> None:

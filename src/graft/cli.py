@@ -7,10 +7,11 @@ import sys
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from graft.config import TrackingConfig
-from graft.errors import GraftError
+from graft.errors import ConfigError, GraftError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -36,12 +37,20 @@ def compare(
     """Compare the trials of a sweep: transfer against fine-tuning, accuracy against time."""
     from graft import comparison  # late: MLflow takes seconds to import, and --help needs none of it
 
-    tracking = TrackingConfig(uri=tracking_uri, artifacts=None, experiment=experiment)
+    tracking = _tracking(tracking_uri, experiment)
     found = comparison.compare(tracking, sweep)
     if as_json:
         print(json.dumps(comparison.as_json(found), indent=2))
     else:
         comparison.show(found, Console())
+
+
+def _tracking(uri: str, experiment: str) -> TrackingConfig:
+    try:
+        return TrackingConfig(uri=uri, artifacts=None, experiment=experiment)
+    except ValidationError as error:
+        problems = [f"--{'-'.join(map(str, p['loc']))}={p['input']}: {p['msg']}" for p in error.errors()]
+        raise ConfigError(problems) from None
 
 
 def main() -> None:

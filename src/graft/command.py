@@ -7,7 +7,9 @@ diverged; 130 interrupted.
 from __future__ import annotations
 
 import re
+import shlex
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -37,10 +39,18 @@ def exit_statuses(config_dir: Path) -> Iterator[None]:
         yield
     except GraftError as error:
         _stop(error.status, str(error))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if isinstance(error, ValueError) and not _raised_by_hydra(error):
+            raise  # a mistake of ours, which its traceback explains best
         _stop(STATUS_CONFIG, "\n".join(_composition_problems(error, sys.argv[1:], config_dir)))
     except KeyboardInterrupt:
         _stop(STATUS_INTERRUPTED, "Interrupted")
+
+
+def _raised_by_hydra(error: BaseException) -> bool:
+    """Whether Hydra or OmegaConf raised `error`: some of their composition errors are plain ValueErrors."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and frames[-1][0].f_globals.get("__name__", "").split(".")[0] in ("hydra", "omegaconf")
 
 
 def _stop(status: int, text: str) -> None:
@@ -60,11 +70,17 @@ def _composition_problems(error: Exception, argv: Sequence[str], config_dir: Pat
         try:
             override = OverridesParser.create().parse_override(text)
             if override.is_sweep_override() and not args.multirun:
-                command = " ".join(["python train.py -m", *args.overrides])
+                command = f"python train.py -m {shlex.join(args.overrides)}"
                 problems.append(f"{text}: several values make a sweep, and a sweep needs -m: {command}")
-            overrides.append(_one_value(override))
+            if options := _options_of_group(override, config_dir):
+                problems.append(f"{text}: allowed are {', '.join(options)}")
+            else:
+                overrides.append(_one_value(override))
         except HydraException as unreadable:
-            problems.append(f"{text}: this is no override; key=value is one. Hydra says: {_first_lines(unreadable)}")
+            problems.append(
+                f"{text}: this is no override; key=value is one, and 'key=\"value\"' where the value has more "
+                f"in it than ASCII letters, digits and -_./ Hydra says: {_first_lines(unreadable)}"
+            )
     while True:
         composed, failure = _compose(args.config_name or "config", overrides, config_dir)
         if failure is None:
@@ -76,6 +92,20 @@ def _composition_problems(error: Exception, argv: Sequence[str], config_dir: Pat
         problems.append(_describe(failure, at_fault))
     names = [*_dotted(composed), *(folder.name for folder in config_dir.iterdir() if folder.is_dir())]
     return [problem + _near(problem, names) for problem in problems] or [_first_lines(error)]
+
+
+def _options_of_group(override: Override, config_dir: Path) -> list[str]:
+    """The options of a group that is set to something that is no option's name, such as null; else nothing.
+
+    Hydra refuses these without saying which override it means.
+    """
+    folder = config_dir / override.key_or_group
+    if not folder.is_dir() or override.is_sweep_override() or override.is_delete():
+        return []
+    named = isinstance(override.value(), str | QuotedString | list)
+    return (
+        [] if named or override.key_or_group == "experiments" else sorted(file.stem for file in folder.glob("*.yaml"))
+    )
 
 
 def _compose(name: str, overrides: list[str], config_dir: Path) -> tuple[DictConfig, Exception | None]:
@@ -128,6 +158,8 @@ def _near(problem: str, names: Sequence[str]) -> str:
     if not problem.endswith("there is no such key"):
         return ""
     key = problem.split("=")[0]
+    if key in names:  # a group that is not among the defaults, such as size
+        return f"; did you mean +{problem.split(':')[0]}?"
     if nearest(key, names):
         return did_you_mean(key, names)
     by_leaf = {name.rsplit(".", 1)[-1]: name for name in names}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import shlex
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +16,7 @@ from rich.table import Table
 from graft.config import TrackingConfig
 from graft.errors import FatalError
 from graft.loop.result import History, typical_epoch_seconds
+from graft.paths import CHECKOUT
 from graft.tracking.mlflow_store import Run, Store, open_store
 
 UI = "http://127.0.0.1:5000"  # where `make ui` serves
@@ -114,18 +118,26 @@ def as_json(comparison: Comparison) -> dict[str, object]:
 
 def show(comparison: Comparison, console: Console) -> None:
     """Prints the tables, and where to look next."""
+    # Names and overrides are the user's own words: no markup in them.
+    say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
     if len(comparison.sides) == 2:
         console.print(_sides_table(comparison.sides))
-        console.print(_verdict(comparison), highlight=False)
+        say(_verdict(comparison))
     if len(comparison.sides) < 2 or len(comparison.trials) > 2:
         console.print(_trials_table(comparison.trials))
     for failed in (trial for trial in comparison.trials if trial.state == "failed"):
-        console.print(f"Trial {failed.number} failed ({failed.failure}): {failed.name}", highlight=False)
+        say(f"Trial {failed.number} failed ({failed.failure}): {failed.name}")
     if best := _best(comparison.trials):
-        console.print(f"\nBest       trial {best.number}: {best.name}", highlight=False)
-        console.print(f"Again      python train.py {best.overrides}".rstrip(), highlight=False, soft_wrap=True)
-        console.print(f"Checkpoint {best.checkpoint}", highlight=False, soft_wrap=True)
-    console.print(f"Curves     make ui, then {_compare_page(comparison)}", highlight=False, soft_wrap=True)
+        say(f"\nBest       trial {best.number}: {best.name}")
+        say(f"Again      {_python()} train.py {shlex.join(best.overrides.split())}".rstrip())
+        say(f"Checkpoint {best.checkpoint}")
+    say(f"Curves     make ui, then {_compare_page(comparison)}")
+
+
+def _python() -> str:
+    """How to type the Python that runs this: `make` uses the one in .venv without activating it."""
+    inside = CHECKOUT / ".venv" / "bin" / "python"
+    return str(inside.relative_to(CHECKOUT)) if inside.exists() and "VIRTUAL_ENV" not in os.environ else "python"
 
 
 def _row(store: Store, run: Run) -> TrialRow:

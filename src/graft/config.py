@@ -10,9 +10,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -26,6 +28,7 @@ Scalar = bool | int | float | str | None
 
 Fraction = Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1, both excluded")]
 PositiveInt = Annotated[int, Field(ge=1, description="a whole number from 1")]
+Pixels = Annotated[int, Field(ge=1, le=4096, description="a whole number of pixels from 1 to 4096")]
 LearningRate = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
 Pair = Annotated[tuple[float, float], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 
@@ -37,9 +40,9 @@ class _Group(BaseModel):
 
 
 class BackboneConfig(_Group):
-    name: str = Field(description="a name for the record; null takes it from the URL")
+    name: str = Field(min_length=1, description="a name for the record; null takes it from the URL")
     url: str = Field(min_length=1, description="package:<name> or a folder that holds a TF2 SavedModel")
-    input_size: PositiveInt
+    input_size: Pixels
     value_range: Pair = Field(description="two numbers, the lower first, such as [0.0, 1.0]")
     feature_width: PositiveInt | None = Field(description="a whole number from 1, or null to read it from the module")
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
@@ -60,8 +63,8 @@ class BackboneConfig(_Group):
     @field_validator("value_range")
     @classmethod
     def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not value[0] < value[1]:
-            raise ValueError("the lower number has to come first")
+        if not -math.inf < value[0] < value[1] < math.inf:
+            raise ValueError("two finite numbers are wanted, the lower first")
         return value
 
 
@@ -69,8 +72,8 @@ class DatasetConfig(_Group):
     """What every data set has. The fractions say how large the three splits are."""
 
     max_images: Annotated[int, Field(ge=6)] | None = Field(description="a whole number from 6, or null for all images")
-    image_size: PositiveInt | None = Field(
-        description="a whole number of pixels from 1, or null for the backbone's input size"
+    image_size: Pixels | None = Field(
+        description="a whole number of pixels from 1 to 4096, or null for the backbone's input size"
     )
     split_seed: int = Field(description="a whole number")
     train_fraction: Fraction
@@ -98,9 +101,13 @@ class ImageFolderConfig(DatasetConfig):
     @classmethod
     def _absolute(cls, value: str) -> str:
         folder = anchored(value)
-        if folder.is_dir():
+        try:
+            found, is_folder = folder.exists(), folder.is_dir()
+        except OSError as error:  # such as a name that is too long
+            raise ValueError(f"this cannot be looked at: {error.strerror}") from None
+        if is_folder:
             return str(folder.resolve())
-        if folder.exists():
+        if found:
             raise ValueError(f"{folder} is a file; a folder with one sub-folder a class is wanted")
         hint = f"there is no folder {folder.resolve()}"
         if not Path(value).expanduser().is_absolute():
@@ -140,23 +147,28 @@ class LoopConfig(_Group):
 
 class TrackingConfig(_Group):
     uri: str = Field(min_length=1, description="an MLflow tracking URI such as sqlite:///mlruns/mlflow.db")
-    artifacts: str | None = Field(description="a folder, or null where the server decides")
+    artifacts: str | None = Field(min_length=1, description="a folder, or null where the server decides")
     experiment: str = Field(min_length=1, description="the name of an MLflow experiment")
 
     @field_validator("uri")
     @classmethod
     def _usable(cls, value: str) -> str:
         scheme, separator, rest = value.partition(":///")
-        if scheme == "sqlite" and separator:
-            return f"sqlite:///{home() / rest}"
+        if scheme == "sqlite" and separator and rest:
+            return f"sqlite:///{home() / Path(rest).expanduser()}"
         if value.startswith(("http://", "https://")):
+            if "@" in urlsplit(value).netloc:
+                raise ValueError(
+                    "a name or password here would be recorded with every run; set MLFLOW_TRACKING_USERNAME and "
+                    "MLFLOW_TRACKING_PASSWORD in the environment instead"
+                )
             return value
         raise ValueError("sqlite:///<file>, http://… and https://… are possible; MLflow has closed its file store")
 
     @field_validator("artifacts")
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
-        return None if value is None or "://" in value else str(home() / value)
+        return None if value is None or "://" in value else str(home() / Path(value).expanduser())
 
 
 AnyDatasetConfig = DigitsConfig | ImageFolderConfig
@@ -174,7 +186,7 @@ class Config(_Group):
     tracking: TrackingConfig
     trainable: bool = Field(description="true (fine-tune) or false (transfer)")
     learning_rate: LearningRate = Field(description="a number above 0, or null for default_learning_rates")
-    head_width: int = Field(ge=0, description="a whole number from 0; 0 means no hidden layer")
+    head_width: int = Field(ge=0, le=65536, description="a whole number from 0 to 65536; 0 means no hidden layer")
     dropout_rate: float = Field(ge=0, lt=1, description="a number from 0 and below 1")
     batch_size: PositiveInt
     epochs: PositiveInt
@@ -225,8 +237,12 @@ class Config(_Group):
         return flatten(self.model_dump())
 
     def sha256(self) -> str:
-        """Digest of what decides the result; where it is recorded does not."""
-        decisive = self.model_dump(exclude={"tracking"})
+        """Digest of what decides the result. Where it is recorded and where the data lies do not."""
+        # The learning rate in use counts, not the pair that it may have been chosen from.
+        decisive = self.model_dump(exclude={"tracking", "default_learning_rates", "loop"})
+        decisive["loop"] = self.loop.name
+        decisive["dataset"].pop("path", None)  # the data's own digest stands for its content
+        decisive["backbone"].pop("name")
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 

@@ -53,5 +53,11 @@ class ConfigError(FatalError):
         super().__init__("\n".join(self.problems))
 
 
+class Interrupted(GraftError):
+    """The user stopped the command; the text says how to go on."""
+
+    status = STATUS_INTERRUPTED
+
+
 class SweepFailed(FatalError):
     """The sweep ran to its end, but one trial or more failed."""

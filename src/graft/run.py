@@ -7,7 +7,10 @@ usable: a mistake should not cost ten seconds.
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +25,7 @@ from omegaconf import DictConfig
 from graft import backbones, provenance, runtime, trial
 from graft.config import Config, from_hydra
 from graft.data import splits
-from graft.errors import FailedTrial
+from graft.errors import ConfigError, FailedTrial, Interrupted
 
 if TYPE_CHECKING:
     import tf_keras
@@ -69,13 +72,18 @@ def train(composed: DictConfig) -> float | dict[str, float]:
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
     config = from_hydra(composed)
+    _refuse_unusable_store(config)
     prepared = prepare(config)
+    _claim(directory, config, prepared)
     with _record(config, prepared, directory) as (recorder, mlflow_recorder):
         result = _fit(config, prepared, recorder, directory, _stop_reason)
-        _leave_behind(config, result, mlflow_recorder, directory)
         metrics = {**result.summary(), "total_seconds": time.perf_counter() - started}
-        recorder.log_metrics(metrics)
+        if result.stopped != "interrupted":  # what a run has once is said once, by the attempt that ends it
+            _leave_behind(config, result, mlflow_recorder, directory)
+            recorder.log_metrics(metrics)
         recorder.close(result.stopped or "complete")
+    if not trial.current():
+        print(f"Checkpoints and TensorBoard events: {directory}\nRecord: make ui, run {mlflow_recorder.run_id}")
     return metrics if "objective" in hydra.sweeper else metrics["best_val_accuracy"]
 
 
@@ -142,6 +150,43 @@ def _fit(
     )
 
 
+def _claim(directory: Path, config: Config, prepared: Prepared) -> None:
+    """Makes `directory` this run's own; a run that is there already has to be the same one, to be gone on with.
+
+    Raises:
+        ConfigError: if the folder holds checkpoints of another configuration, other data or another backbone.
+    """
+    settings = {key: value for key, value in config.flat().items() if not key.startswith("tracking.")}
+    own = {**settings, "data": prepared.data.sha256, "backbone": prepared.backbone.sha256}
+    claim = directory / "checkpoints" / "run.json"
+    if claim.is_file():
+        there = json.loads(claim.read_text())
+        if differences := [
+            f"{key}: {there.get(key)} there, {own[key]} now" for key in own if there.get(key) != own[key]
+        ]:
+            raise ConfigError(
+                f"hydra.run.dir={directory}: this folder holds checkpoints of another run; allowed is an empty folder, "
+                f"or the same run. They differ in {'; '.join(differences)}"
+            )
+        return
+    claim.parent.mkdir(parents=True, exist_ok=True)
+    partial = claim.with_suffix(".partial")
+    partial.write_text(json.dumps(own))
+    os.replace(partial, claim)
+
+
+def _refuse_unusable_store(config: Config) -> None:
+    """Opens a tracking server once before TensorFlow is imported: one that is not there should cost no training.
+
+    Raises:
+        FatalError: if it cannot be used.
+    """
+    if not config.tracking.uri.startswith("sqlite:"):
+        from graft.tracking.mlflow_store import open_store
+
+        open_store(config.tracking)
+
+
 def _stop_reason() -> StopReason | None:
     return trial.stop_reason() if trial.should_stop() else None
 
@@ -160,7 +205,11 @@ def _record(config: Config, prepared: Prepared, directory: Path) -> Iterator[tup
     tags = _tags(config, prepared)
     parent = current.context.get("parent_run_id") if current else None
     mlflow_recorder = MlflowRecorder(
-        open_store(config.tracking), name=run_name(config), tags=tags, parent_run_id=parent
+        open_store(config.tracking),
+        name=run_name(config),
+        tags=tags,
+        parent_run_id=parent,
+        id_file=directory / "checkpoints" / "mlflow_run_id",
     )
     # A trial reports to the sweep, whose table shows it; a run on its own reports to the console.
     front = TrialReporter() if current else ConsoleRecorder(config.epochs)
@@ -171,7 +220,10 @@ def _record(config: Config, prepared: Prepared, directory: Path) -> Iterator[tup
         yield recorder, mlflow_recorder
     except KeyboardInterrupt:
         recorder.close("interrupted")
-        raise
+        if current:
+            raise
+        command = shlex.join(["python", "train.py", *HydraConfig.get().overrides.task, f"hydra.run.dir={directory}"])
+        raise Interrupted(f"Interrupted. To go on:\n  {command}") from None
     except BaseException as error:
         recorder.close("failed", error.cause if isinstance(error, FailedTrial) else type(error).__name__)
         raise

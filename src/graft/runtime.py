@@ -42,7 +42,7 @@ def _stderr_set_aside() -> Iterator[None]:
     """Keeps what C++ code writes to stderr out of sight, unless the block fails.
 
     TensorFlow 2.21 prints a dozen lines about CPU instructions and missing CUDA drivers before any of its own
-    settings for logging take effect. They go to the log at debug level.
+    settings for logging take effect. They go to the log.
     """
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:  # who sets it wants to see
         yield
@@ -51,16 +51,14 @@ def _stderr_set_aside() -> Iterator[None]:
     with tempfile.TemporaryFile() as aside:
         stderr = os.dup(2)
         os.dup2(aside.fileno(), 2)
-        shown = True
+        level = logging.DEBUG
         try:
             yield
-            shown = False
+        except Exception:
+            level = logging.ERROR
+            raise
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
             aside.seek(0)
-            text = aside.read().decode(errors="replace")
-            if shown:
-                print(text, file=sys.stderr)
-            else:
-                log.debug("While TensorFlow was imported: %s", text)
+            log.log(level, "While TensorFlow was imported: %s", aside.read().decode(errors="replace"))

@@ -103,6 +103,13 @@ def test_max_images_keeps_the_proportions_and_every_images_split(make_config: Ma
         assert abs(len(drawn) - 200 * share) <= 10
 
 
+def test_max_images_leaves_every_class_an_image_in_every_split(make_config: MakeConfig) -> None:
+    with pytest.raises(ConfigError, match="allowed is a whole number from 30 for these 10 classes"):
+        splits.choose(make_config("dataset.max_images=29").dataset)
+    images, _ = splits.choose(make_config("dataset.max_images=30").dataset)
+    assert np.bincount(images.labels).tolist() == [3] * 10
+
+
 def test_a_class_without_images_is_named() -> None:
     with pytest.raises(ConfigError, match=r"the class class1 has 0 different image\(s\)"):
         splits.split(image_set([0] * 5 + [2] * 5, [f"{n}" for n in range(10)]), settings())

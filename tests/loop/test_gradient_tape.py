@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import config as tf_config
 
 from graft.config import Config
 from graft.errors import FailedTrial
 from graft.loop import gradient_tape
+from graft.loop.optimizers import make_optimizer
 from graft.loop.result import StopReason, TrainResult
 from graft.model import trained_part
 from graft.run import prepare, run
@@ -115,7 +117,8 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_curve(lab: Laboratory, setti
     assert len(cut.history) == 2
     assert cut.test_accuracy is None
     resumed, recorder = lab.run(*settings, folder="cut")
-    assert sorted(recorder.metrics["val_loss"]) == [2, 3]
+    # An epoch that was saved and not recorded would be lost, so all are said again; recorders take each once.
+    assert sorted(recorder.metrics["val_loss"]) == [0, 1, 2, 3]
     assert curve(resumed) == curve(whole)
     assert resumed.test_loss == whole.test_loss
 
@@ -134,7 +137,7 @@ def test_stored_features_give_the_same_curves_as_the_live_backbone(lab: Laborato
 def test_a_live_run_goes_on_from_the_checkpoint_of_a_cached_one(lab: Laboratory) -> None:
     lab.run("features=cached", "epochs=2", folder="both")
     resumed, recorder = lab.run("features=live", "epochs=3", folder="both")
-    assert sorted(recorder.metrics["val_loss"]) == [2]
+    assert sorted(recorder.metrics["val_loss"]) == [0, 1, 2]
     assert len(resumed.history) == 3
 
 
@@ -143,6 +146,74 @@ def test_patience_ends_training_without_a_better_epoch(lab: Laboratory) -> None:
     assert len(result.history) == 3
     assert result.stopped is None
     assert result.test_accuracy is not None
+
+
+def test_a_run_that_lost_its_patience_has_no_more_of_it_after_a_restart(lab: Laboratory) -> None:
+    settings = ["learning_rate=1e-12", "patience=1", "epochs=9"]
+    first, _ = lab.run(*settings, folder="same")
+    again, _ = lab.run(*settings, folder="same")
+    assert len(first.history) == len(again.history) == 2
+
+
+def test_an_epoch_that_was_saved_but_not_recorded_is_recorded_by_the_next_attempt(lab: Laboratory) -> None:
+    class Dying(MemoryRecorder):
+        def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+            if step == 1:
+                raise SystemExit
+            super().log_metrics(metrics, step)
+
+    dying = Dying()
+    with pytest.raises(SystemExit):
+        run(lab.config(), dying, lab.folder / "dying")
+    assert sorted(dying.metrics["val_loss"]) == [0]
+    _, recorder = lab.run(folder="dying")
+    assert sorted(recorder.metrics["val_loss"]) == [0, 1, 2]
+
+
+def test_validation_is_that_of_the_validation_split_and_every_image_counts_alike(lab: Laboratory) -> None:
+    # 101 validation images in batches of 32: the last batch is smaller and must not weigh more.
+    result, _ = lab.run("epochs=2", "trainable=true", "learning_rate=0.01")
+    prepared = prepare(lab.config("trainable=true"))
+    data, rows = prepared.data, prepared.data.splits.val
+    assert len(rows) % 32
+    best = tf.train.latest_checkpoint(str(lab.folder / "run" / "checkpoints" / "best"))
+    tf.train.Checkpoint(model=prepared.model).restore(best).assert_existing_objects_matched()
+    logits = prepared.model.predict(data.inputs.take(rows), verbose=0).astype(np.float64)
+    labels = data.images.labels[rows]
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(rows)), labels]
+    recorded = result.history[result.best_epoch]
+    assert recorded["val_accuracy"] == pytest.approx((logits.argmax(axis=1) == labels).mean(), abs=1e-6)
+    assert recorded["val_loss"] == pytest.approx(losses.mean(), rel=1e-4)
+
+
+def test_rates_and_speeds_are_what_they_say(lab: Laboratory) -> None:
+    result, _ = lab.run("learning_rate=0.003", "epochs=2")
+    images = len(prepare(lab.config()).data.splits.train)
+    for epoch in result.history:
+        assert epoch["learning_rate"] == pytest.approx(0.003)
+        # The epoch also validates, so it takes longer than its training images alone.
+        assert images / epoch["images_per_second"] < epoch["epoch_seconds"]
+
+
+def test_the_optimisers_follow_their_settings(lab: Laboratory) -> None:
+    sgd = make_optimizer(lab.config("optimizer=sgd", "optimizer.momentum=0.5", "learning_rate=0.25"))
+    assert (type(sgd).__name__, sgd.momentum, float(sgd.learning_rate)) == ("SGD", 0.5, 0.25)
+    adamw = make_optimizer(lab.config("optimizer=adamw", "optimizer.weight_decay=0.125"))
+    assert (type(adamw).__name__, adamw.weight_decay) == ("AdamW", 0.125)
+    assert type(make_optimizer(lab.config())).__name__ == "Adam"
+
+
+def test_determinism_is_on_unless_it_is_given_up(lab: Laboratory) -> None:
+    lab.run("epochs=1", "deterministic=false", folder="loose")
+    assert not tf_config.is_op_determinism_enabled()
+    lab.run("epochs=1", folder="strict")
+    assert tf_config.is_op_determinism_enabled()
+
+
+def test_xla_gives_the_same_training(lab: Laboratory) -> None:
+    plain, _ = lab.run("epochs=1", folder="plain")
+    compiled, _ = lab.run("epochs=1", "jit_compile=true", folder="compiled")
+    assert compiled.history[0]["train_loss"] == pytest.approx(plain.history[0]["train_loss"], rel=1e-3)
 
 
 def test_a_loss_that_is_no_number_fails_the_trial(lab: Laboratory) -> None:

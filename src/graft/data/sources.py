@@ -62,7 +62,7 @@ class ImageSet:
         lines = sorted(
             f"{digest} {self.class_names[label]}" for digest, label in zip(self.digests, self.labels, strict=True)
         )
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def load(config: AnyDatasetConfig) -> ImageSet:
@@ -128,5 +128,8 @@ def _image_folder(config: ImageFolderConfig) -> ImageSet:
 
 
 def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"dataset.path: {path} cannot be read: {error.strerror}") from error

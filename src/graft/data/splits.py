@@ -55,6 +55,11 @@ def choose(config: AnyDatasetConfig) -> tuple[ImageSet, Splits]:
     parts = split(images, config)
     if config.max_images is None or config.max_images >= len(images):
         return images, parts
+    if config.max_images < (least := 3 * len(images.class_names)):
+        raise ConfigError(
+            f"dataset.max_images={config.max_images}: allowed is a whole number from {least} for these "
+            f"{len(images.class_names)} classes, one image of each in every split, or null for all images"
+        )
     drawn = _draw(images, parts, config.max_images, config.split_seed)
     return images.take(drawn), parts.within(drawn)
 

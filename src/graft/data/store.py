@@ -15,6 +15,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import filelock
 import numpy as np
@@ -80,7 +81,7 @@ def decode(content: bytes | npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.
     """One image as uint8 [size, size, 3] RGB.
 
     Args:
-        content: An encoded JPEG, PNG, GIF (its first frame) or BMP, or pixels [height, width, 1 or 3].
+        content: An encoded JPEG, PNG, GIF (its first frame), BMP or WebP, or pixels [height, width, 1 or 3].
         size: Side in pixels.
 
     Raises:
@@ -94,14 +95,15 @@ def decode(content: bytes | npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.
     return np.broadcast_to(rounded.numpy(), (size, size, 3))  # one grey channel becomes three equal ones
 
 
-def _index_of(folder: Path, shape: tuple[int, ...]) -> dict[str, list[int]] | None:
+def _index_of(folder: Path, shape: tuple[int, ...]) -> dict[str, Any] | None:
     """The index of a complete store, or None. The index is written last, and the folder moved into place whole."""
     if not folder.exists():
         return None
     try:
-        index: dict[str, list[int]] = json.loads((folder / "index.json").read_text())
+        index: dict[str, Any] = json.loads((folder / "index.json").read_text())
         file = np.load(folder / "pixels.npy", mmap_mode="r")
-        if file.shape == shape and file.dtype == np.uint8 and isinstance(index["unreadable"], list):
+        # Reading it all costs a fraction of one epoch, and brings it into memory.
+        if file.shape == shape and file.dtype == np.uint8 and _sha256(folder / "pixels.npy") == index["sha256"]:
             return index
     except (OSError, ValueError, KeyError, TypeError):
         pass
@@ -109,7 +111,7 @@ def _index_of(folder: Path, shape: tuple[int, ...]) -> dict[str, list[int]] | No
     return None
 
 
-def _fill(folder: Path, images: ImageSet, size: int) -> dict[str, list[int]]:
+def _fill(folder: Path, images: ImageSet, size: int) -> dict[str, Any]:
     log.info("Reading %d images and resizing them to %d x %d pixels, once", len(images), size, size)
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -117,7 +119,10 @@ def _fill(folder: Path, images: ImageSet, size: int) -> dict[str, list[int]]:
     partial.mkdir()
 
     def read(row: int) -> npt.NDArray[np.uint8] | None:
-        content = images.read(row)
+        try:
+            content = images.read(row)
+        except OSError as error:
+            raise FatalError(f"{images.names[row]} cannot be read: {error.strerror}") from error
         if isinstance(content, bytes) and hashlib.sha256(content).hexdigest() != images.digests[row]:
             raise FatalError(
                 f"{images.names[row]} changed while it was being read; start again once the data set rests"
@@ -138,16 +143,21 @@ def _fill(folder: Path, images: ImageSet, size: int) -> dict[str, list[int]]:
             else:
                 file[row] = image
     file.flush()
-    index = {"unreadable": unreadable}
+    index = {"unreadable": unreadable, "sha256": _sha256(partial / "pixels.npy")}
     (partial / "index.json").write_text(json.dumps(index))
     os.replace(partial, folder)
     return index
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _unreadable_message(images: ImageSet, rows: list[int]) -> str:
     named = "".join(f"\n  {images.names[row]}" for row in rows[:LISTED])
     more = f"\n  and {len(rows) - LISTED} more" if len(rows) > LISTED else ""
     return (
-        f"dataset: {len(rows)} of {len(images)} images cannot be read (JPEG, PNG, GIF and BMP can):{named}{more}\n"
+        f"dataset: {len(rows)} of {len(images)} images cannot be read; JPEG, PNG, GIF, BMP and WebP can:{named}{more}\n"
         "Remove or mend them, or leave them out with dataset.on_corrupt=skip"
     )

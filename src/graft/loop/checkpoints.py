@@ -31,16 +31,12 @@ class Checkpoints:
         optimizer.build(trained.trainable_variables)
         folder = directory / "checkpoints"
         self._history = folder / "history.json"
-        # Two, so that one is left if the process dies while it writes the other.
+        # Two of each, so that one is left if the process dies while it writes the other. The best that goes with
+        # the latest is found by its epoch: one of a later epoch may have been saved just before the process died.
         self._latest = tf.train.CheckpointManager(
             tf.train.Checkpoint(model=trained, optimizer=optimizer), str(folder / "latest"), max_to_keep=2
         )
-        self._best = tf.train.CheckpointManager(tf.train.Checkpoint(model=trained), str(folder / "best"), max_to_keep=1)
-
-    @property
-    def best_folder(self) -> Path:
-        """Where the best checkpoint lies."""
-        return Path(self._best.directory)
+        self._best = tf.train.CheckpointManager(tf.train.Checkpoint(model=trained), str(folder / "best"), max_to_keep=2)
 
     def save(self, history: History) -> None:
         """Saves the state after the last epoch of `history`; as the best too, if that epoch is the best so far."""
@@ -59,9 +55,23 @@ class Checkpoints:
             return []
         self._latest.checkpoint.restore(path).assert_existing_objects_matched()
         history: History = json.loads(self._history.read_text())[: int(path.rsplit("-", 1)[-1]) + 1]
-        log.info("Going on after epoch %d from %s", len(history) - 1, path)
+        log.info("Going on after %d epochs from %s", len(history), path)
         return history
 
-    def restore_best(self) -> None:
-        """Puts the weights of the best checkpoint into what is trained."""
-        self._best.checkpoint.restore(self._best.latest_checkpoint).assert_existing_objects_matched()
+    def restore_best(self, history: History) -> None:
+        """Puts the weights of the best epoch of `history` into what is trained."""
+        self._best.checkpoint.restore(
+            f"{self._best.directory}/ckpt-{best_epoch(history)}"
+        ).assert_existing_objects_matched()
+
+    def keep_best_only(self, history: History) -> None:
+        """Removes what is beside the best checkpoint in its folder, once training is over."""
+        name = f"ckpt-{best_epoch(history)}"
+        # TensorFlow's own record of what lies in the folder. By its bare name, so that the folder can be copied and
+        # `tf.train.latest_checkpoint` still finds it.
+        partial = self._history.with_name("best.partial")
+        partial.write_text(f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n')
+        os.replace(partial, Path(self._best.directory) / "checkpoint")
+        for file in Path(self._best.directory).glob("ckpt-*"):
+            if file.name.split(".")[0] != name:
+                file.unlink()

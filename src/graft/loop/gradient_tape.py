@@ -75,10 +75,15 @@ def fit(
 
     checkpoints = Checkpoints(directory, trained_part(model, config), optimizer)
     history = checkpoints.restore_latest()
+    for epoch, metrics in enumerate(history):
+        # A process that died may have saved an epoch and not recorded it; recorders pass over what they have.
+        recorder.log_metrics(metrics, step=epoch)
     steps = math.ceil(len(data.splits.train) / config.batch_size)
     validation = data.batches(data.splits.val, config.batch_size)
     stopped: StopReason | None = None
     for epoch in range(len(history), config.epochs):
+        if config.patience and history and epoch - 1 - best_epoch(history) >= config.patience:
+            break
         started = time.perf_counter()
         reset()
         batches = data.train_batches(config.batch_size, seed=config.seed, epoch=epoch)
@@ -103,14 +108,13 @@ def fit(
         )
         checkpoints.save(history)
         recorder.log_metrics(history[-1], step=epoch)
-        if config.patience and epoch - best_epoch(history) >= config.patience:
-            break
         if epoch + 1 < config.epochs and (stopped := stop_reason()):  # after the last epoch there is nothing to save
             break
 
     test_loss, test_accuracy = None, None
     if stopped is None:
-        checkpoints.restore_best()
+        checkpoints.restore_best(history)
+        checkpoints.keep_best_only(history)
         test_loss, test_accuracy = evaluate(data.batches(data.splits.test, config.batch_size))
     parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     return TrainResult(history, test_loss, test_accuracy, parameters, stopped)

@@ -27,7 +27,8 @@ class ConsoleRecorder(Recorder):
 
     def log_params(self, params: Mapping[str, Scalar]) -> None:
         told = ("backbone.name", "dataset.name", "trainable", "learning_rate", "head_width", "dropout_rate", "seed")
-        self._console.print(" ".join(f"{key}={params[key]}" for key in told if key in params), highlight=False)
+        text = " ".join(f"{key}={params[key]}" for key in told if key in params)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         return  # they are for finding a run again, and nobody searches a console
@@ -35,7 +36,7 @@ class ConsoleRecorder(Recorder):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self._stop_bar()
         if step is None:
-            text = "  ".join(f"{name} {value:.6g}" for name, value in metrics.items())
+            text = _standing(metrics)
         else:
             text = (
                 f"epoch {step + 1:>{len(str(self._epochs))}}/{self._epochs}"
@@ -43,7 +44,7 @@ class ConsoleRecorder(Recorder):
                 f"  val loss {metrics['val_loss']:.4f} accuracy {metrics['val_accuracy']:.4f}"
                 f"  {metrics['epoch_seconds']:.1f} s  {metrics['images_per_second']:.0f} images/s"
             )
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.print(text.strip(), highlight=False, markup=False, soft_wrap=True)
 
     def log_step(self, metrics: Mapping[str, float], *, step: int, epoch: int, of: int) -> None:
         if not self._console.is_terminal:
@@ -68,10 +69,21 @@ class ConsoleRecorder(Recorder):
 
     def close(self, state: State, failure: str | None = None) -> None:
         self._stop_bar()
-        if state != "complete":
-            self._console.print(f"{state}: {failure}" if failure else state, highlight=False)
+        if failure:
+            self._console.print(f"{state}: {failure}", highlight=False, markup=False)
 
     def _stop_bar(self) -> None:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def _standing(metrics: Mapping[str, float]) -> str:
+    """What came out of the run, in a line; everything else that it has once is in its record."""
+    named = {
+        "best_val_accuracy": "validation accuracy",
+        "test_accuracy": "test accuracy",
+        "total_seconds": "seconds in all",
+    }
+    shown = [f"{name} {metrics[key]:.4g}" for key, name in named.items() if key in metrics]
+    return "  ".join([f"best: epoch {int(metrics['best_epoch']) + 1}"] * ("best_epoch" in metrics) + shown)

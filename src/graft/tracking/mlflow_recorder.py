@@ -10,14 +10,7 @@ from mlflow.entities import Dataset as DatasetEntity
 from mlflow.entities import DatasetInput, InputTag, Metric, RunTag
 
 from graft.tracking.mlflow_store import Store
-from graft.tracking.recorder import Recorder, Scalar, State, closing_tags
-
-STATUS: Mapping[str, str] = {
-    "complete": "FINISHED",
-    "pruned": "FINISHED",
-    "failed": "FAILED",
-    "interrupted": "KILLED",
-}
+from graft.tracking.recorder import STATUS, Recorder, Scalar, State, closing_tags
 
 
 class MlflowRecorder(Recorder):
@@ -32,20 +25,29 @@ class MlflowRecorder(Recorder):
         tags: Its first tags. Where they hold ``graft.sweep`` and ``graft.trial``, the run of an earlier attempt
             at that trial is taken up again, and metrics that it has are not written twice.
         parent_run_id: The run that this one is shown under.
+        id_file: Where a run leaves its id, so that a run that is no trial can be taken up again too.
     """
 
-    def __init__(self, store: Store, *, name: str, tags: Mapping[str, str], parent_run_id: str | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        name: str,
+        tags: Mapping[str, str],
+        parent_run_id: str | None = None,
+        id_file: Path | None = None,
+    ) -> None:
         self._store = store
         self._client = store.client
-        earlier = (
-            store.find(sweep=tags["graft.sweep"], trial=tags["graft.trial"], limit=1)
-            if {"graft.sweep", "graft.trial"} <= tags.keys()
-            else []
-        )
+        if {"graft.sweep", "graft.trial"} <= tags.keys():
+            found = store.find(sweep=tags["graft.sweep"], trial=tags["graft.trial"], limit=1)
+            earlier = [run.info.run_id for run in found]
+        else:
+            earlier = [id_file.read_text()] if id_file is not None and id_file.is_file() else []
         self._reopened = bool(earlier)
         self._logged: dict[str, set[int]] = {}
         if earlier:
-            self.run_id: str = earlier[0].info.run_id
+            self.run_id: str = earlier[0]
             self._client.update_run(self.run_id, status="RUNNING")
             self.set_tags(tags)
         else:
@@ -53,6 +55,9 @@ class MlflowRecorder(Recorder):
             self.run_id = self._client.create_run(
                 store.experiment_id, tags={**tags, **parent}, run_name=name
             ).info.run_id
+        if id_file is not None:
+            id_file.parent.mkdir(parents=True, exist_ok=True)
+            id_file.write_text(self.run_id)
 
     def log_params(self, params: Mapping[str, Scalar]) -> None:
         self._store.log_params(self.run_id, params)

@@ -15,6 +15,7 @@ from graft.errors import FatalError
 from graft.paths import records
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nobody asked for it, and it needs a network
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")  # 7, the default, waits for minutes before it says so
 for noisy in ("mlflow", "alembic"):
     logging.getLogger(noisy).setLevel(logging.WARNING)  # they announce every migration of a new database
 
@@ -22,6 +23,7 @@ from mlflow.entities import Param, ViewType  # noqa: E402
 from mlflow.entities import Run as Run  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
+from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 PARAMS_A_BATCH = 100  # MLflow's limit
 
@@ -86,8 +88,9 @@ def open_store(tracking: TrackingConfig, *, create: bool = True) -> Store:
         records().mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(file.with_name(file.name + ".lock")):
             return _opened(tracking, create)
-    except MlflowException as error:
-        raise FatalError(f"tracking.uri={tracking.uri}: MLflow cannot use it: {error.message}") from error
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FatalError(f"tracking.uri={tracking.uri}: MLflow cannot use it: {reason}") from error
 
 
 def _opened(tracking: TrackingConfig, create: bool) -> Store:
@@ -105,6 +108,11 @@ def _opened(tracking: TrackingConfig, create: bool) -> Store:
                 raise
         experiment = client.get_experiment_by_name(tracking.experiment)
         assert experiment is not None
+    if experiment.lifecycle_stage != "active":
+        raise FatalError(
+            f"tracking.experiment={tracking.experiment}: this experiment was deleted in MLflow; restore it there, or "
+            "choose another name"
+        )
     return Store(client, experiment.experiment_id, tracking.uri)
 
 

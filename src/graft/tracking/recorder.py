@@ -10,6 +10,14 @@ from typing import Literal
 Scalar = bool | int | float | str | None
 State = Literal["complete", "pruned", "failed", "interrupted"]
 
+STATUS: Mapping[str, str] = {
+    "complete": "FINISHED",
+    "pruned": "FINISHED",
+    "failed": "FAILED",
+    "interrupted": "KILLED",
+}
+"""MLflow's name for each state."""
+
 
 class Recorder(ABC):
     """Takes down one run. Used by one thread at a time.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from mlflow.entities import Metric, Run
 from omegaconf import DictConfig, OmegaConf
 
 from graft import backbones
@@ -15,9 +15,12 @@ from graft.data import splits
 from graft.errors import ConfigError
 from graft.loop.result import SUMMARY_METRICS
 from graft.sweep.observer import SweepEnded, SweepStarted, TrialEnded
-from graft.tracking.mlflow_recorder import STATUS
-from graft.tracking.mlflow_store import Store, open_store
-from graft.tracking.recorder import closing_tags
+from graft.tracking.recorder import STATUS, closing_tags
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from graft.tracking.mlflow_store import Store
 
 SHOWN = 240  # characters of a run's name, and of an error's text
 
@@ -58,6 +61,8 @@ class MlflowSweepObserver:
                     for name in unknown
                 ]
             )
+        from graft.tracking.mlflow_store import open_store  # late: a mistake should not wait for MLflow
+
         tracking = OmegaConf.to_container(event.config.tracking, resolve=True)
         self._store = open_store(TrackingConfig.model_validate(tracking))
         self._sweep = event.sweep
@@ -104,6 +109,8 @@ class MlflowSweepObserver:
 
     def sweep_ended(self, event: SweepEnded) -> None:
         """Sums the sweep up in its parent run."""
+        from mlflow.entities import Metric
+
         store, client = self._opened(), self._opened().client
         scores = [
             run.data.metrics["best_val_accuracy"]
