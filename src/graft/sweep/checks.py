@@ -80,9 +80,10 @@ def _check(
 
 
 def _composition_problem(error: Exception, compose: Composer) -> str:
-    """Hydra's message in one line, with the nearest key where one is unknown."""
+    """A key that does not exist with the nearest that does; else Hydra's message in one line."""
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
     head, _, rest = text.partition("Could not override '")
     if head or not rest:
         return text
-    return f"{text.removesuffix('.')}{nearest(rest.partition(chr(39))[0], compose.keys())}"
+    key = rest.partition("'")[0]
+    return f"{key}: there is no such key{nearest(key, compose.keys())}"

@@ -236,7 +236,7 @@ def _sampled_text(part: Sampled, value: Plain) -> str:
 
 def _as_kind(part: Sampled, value: Any) -> Plain:
     if isinstance(part, Choices):
-        return value  # type: ignore[no-any-return]
+        return value
     return int(value) if part.kind == "int" else float(value)
 
 

@@ -123,6 +123,8 @@ class Worker:
     def _run_task(self, config: Any) -> dict[str, Any]:
         from hydra.core.utils import JobStatus, run_job
 
+        from graft.errors import GraftError
+
         answer: dict[str, Any] = {}
         try:
             job = run_job(
@@ -141,7 +143,9 @@ class Worker:
             # SystemExit and KeyboardInterrupt pass run_job; they end this job, not this worker.
             answer["raised"] = describe_error(error)
             # run_job has set the job's logging up, so this lands in the job's own log file.
-            logging.getLogger(__name__).error("The task failed\n%s", answer["raised"]["traceback"].rstrip())
+            # An error of ours is raised on purpose, and its text says all that a user needs.
+            told = str(error) if isinstance(error, GraftError) else answer["raised"]["traceback"].rstrip()
+            logging.getLogger(__name__).error("The task failed\n%s", told)
         answer["told"] = None if self._session is None else self._session.told
         return answer
 

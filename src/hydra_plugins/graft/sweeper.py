@@ -41,7 +41,9 @@ class GraftSweeper(Sweeper):
         assert self.config is not None
         # By attribute and not by type: Hydra's plugin scan makes every plugin class twice.
         ours = hasattr(self.launcher, "submit")
-        launcher: Any = self.launcher if ours else BatchLauncher(self.launcher, self.given["n_jobs"])
+        launcher: Any = self.launcher
+        if not ours:
+            launcher = BatchLauncher(launcher, self.given["n_jobs"])
         try:
             return run_sweep(
                 hydra_context=self.hydra_context,
