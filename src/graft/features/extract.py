@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 
 import tensorflow as tf
+from rich.console import Console
 from rich.progress import Progress
 
 from graft import backbones
@@ -44,7 +45,8 @@ def extract(data: Data, backbone: SavedBackbone, config: Config) -> Features:
         def features(images: tf.Tensor) -> tf.Tensor:
             return layer(scale_pixels(images, config), training=False)
 
-        with Progress(transient=True) as progress:  # shows on a terminal only
+        console = Console()
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             bar = progress.add_task("Extracting features", total=len(rows))
             for images, _ in data.batches(rows, BATCH):
                 yield features(images).numpy()

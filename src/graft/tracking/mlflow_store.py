@@ -16,14 +16,14 @@ from graft.paths import records
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nobody asked for it, and it needs a network
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")  # 7, the default, waits for minutes before it says so
-for noisy in ("mlflow", "alembic"):
-    logging.getLogger(noisy).setLevel(logging.WARNING)  # they announce every migration of a new database
+from mlflow.entities import Param, ViewType
+from mlflow.entities import Run as Run
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
-from mlflow.entities import Param, ViewType  # noqa: E402
-from mlflow.entities import Run as Run  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.tracking import MlflowClient  # noqa: E402
-from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
+for noisy in ("mlflow", "alembic"):  # after the import, which sets MLflow's logging up
+    logging.getLogger(noisy).setLevel(logging.WARNING)  # they announce every migration of a new database
 
 PARAMS_A_BATCH = 100  # MLflow's limit
 
