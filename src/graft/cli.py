@@ -49,8 +49,13 @@ def _tracking(uri: str, experiment: str) -> TrackingConfig:
     try:
         return TrackingConfig(uri=uri, artifacts=None, experiment=experiment)
     except ValidationError as error:
-        problems = [f"--{'-'.join(map(str, p['loc']))}={p['input']}: {p['msg']}" for p in error.errors()]
-        raise ConfigError(problems) from None
+        options = {"uri": "--tracking-uri", "experiment": "--experiment"}
+        raise ConfigError(
+            [
+                f"{options[str(problem['loc'][0])]}={problem['input']}: {problem['msg'].removeprefix('Value error, ')}"
+                for problem in error.errors()
+            ]
+        ) from None
 
 
 def main() -> None:
