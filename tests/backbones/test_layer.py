@@ -71,8 +71,9 @@ def test_a_module_that_only_computes_cannot_be_fine_tuned(plain: Path) -> None:
     assert "no trainable variables" in text
 
 
-def test_a_momentum_for_a_module_that_takes_none_is_refused(plain: Path) -> None:
-    assert "backbone.batch_norm_momentum=0.9" in refusal(plain, batch_norm_momentum=0.9)
+def test_a_momentum_for_a_module_that_takes_none_is_refused_when_it_is_trained(plain: Path) -> None:
+    layer_of(plain, batch_norm_momentum=0.9)  # a frozen module's averages stand still
+    assert "backbone.batch_norm_momentum=0.9" in refusal(plain, trainable=True, batch_norm_momentum=0.9)
 
 
 def test_another_feature_width_is_refused(plain: Path) -> None:
@@ -193,7 +194,7 @@ def test_the_layer_keeps_its_precision_under_mixed_precision(tiny: Path) -> None
 
 
 def test_the_layer_can_be_saved_with_a_model(tiny: Path) -> None:
-    config = layer_of(tiny, batch_norm_momentum=0.9).get_config()
+    config = layer_of(tiny, True, batch_norm_momentum=0.9).get_config()
     assert json.loads(json.dumps(config))["arguments"] == {"batch_norm_momentum": 0.9}
 
 

@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 from tests.backbones.choice import LITE0, Choice
 
-from graft import backbones
+from graft import backbones, paths
 from graft.backbones import package, saved_model
 from graft.errors import ConfigError, FatalError
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in the place of the checkout, which relative paths start from."""
     monkeypatch.setenv("GRAFT_HOME", str(tmp_path))
+    monkeypatch.setattr(paths, "CHECKOUT", tmp_path)
     return tmp_path
 
 
@@ -131,7 +133,7 @@ def test_a_tf1_hub_module_is_refused(home: Path) -> None:
     assert "TF1" in text
 
 
-def test_a_folder_is_found_from_the_home_and_by_its_full_path(home: Path) -> None:
+def test_a_folder_is_found_from_the_checkout_and_by_its_full_path(home: Path) -> None:
     folder = write_model(home / "model")
     assert backbones.resolve(Choice("model")) == backbones.resolve(Choice(str(folder)))
     assert backbones.resolve(Choice("model")).path == folder

@@ -86,4 +86,6 @@ def _standing(metrics: Mapping[str, float]) -> str:
         "total_seconds": "seconds in all",
     }
     shown = [f"{name} {metrics[key]:.4g}" for key, name in named.items() if key in metrics]
-    return "  ".join([f"best: epoch {int(metrics['best_epoch']) + 1}"] * ("best_epoch" in metrics) + shown)
+    if "best_epoch" in metrics:
+        shown.insert(0, f"best: epoch {int(metrics['best_epoch']) + 1}")
+    return "  ".join(shown)
