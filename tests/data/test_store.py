@@ -33,12 +33,16 @@ def prepared(make_config: MakeConfig, folder: Path, *overrides: str) -> pipeline
     return pipeline.prepare(*splits.choose(config.dataset), config)
 
 
+def pixels(data: pipeline.Data) -> np.ndarray:
+    return data.inputs.take(np.arange(len(data.images)))
+
+
 def test_pixels_are_the_images_own(make_config: MakeConfig, folder: Path) -> None:
     data = prepared(make_config, folder, "dataset.image_size=24")  # their own size: nothing to resize
     rows = np.arange(len(data.images))
-    for row, pixels in zip(rows, data.inputs.take(rows), strict=True):
+    for row, stored in zip(rows, data.inputs.take(rows), strict=True):
         with Image.open(folder / data.images.names[row]) as original:
-            np.testing.assert_array_equal(pixels, np.asarray(original))
+            np.testing.assert_array_equal(stored, np.asarray(original))
 
 
 def test_images_are_stretched_to_a_square_by_bilinear_interpolation(tmp_path: Path) -> None:
@@ -51,17 +55,33 @@ def test_images_are_stretched_to_a_square_by_bilinear_interpolation(tmp_path: Pa
 
 def test_grey_images_get_three_equal_channels(tmp_path: Path) -> None:
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "grey.png")
-    pixels = store.decode((tmp_path / "grey.png").read_bytes(), 8)
-    assert (pixels[..., 0] == pixels[..., 1]).all()
-    assert (pixels[..., 0] == pixels[..., 2]).all()
-    assert pixels[0, 5, 0] == 5
+    grey = store.decode((tmp_path / "grey.png").read_bytes(), 8)
+    assert (grey[..., 0] == grey[..., 1]).all()
+    assert (grey[..., 0] == grey[..., 2]).all()
+    assert grey[0, 5, 0] == 5
 
 
 def test_a_store_is_filled_once(make_config: MakeConfig, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepared(make_config, folder)
     monkeypatch.setattr(store, "decode", lambda *_: pytest.fail("decoded again"))
     second = prepared(make_config, folder)
-    np.testing.assert_array_equal(first.inputs.file, second.inputs.file)
+    np.testing.assert_array_equal(pixels(first), pixels(second))
+
+
+def test_reading_a_store_adds_no_pages_of_it_to_the_process(make_config: MakeConfig, folder: Path) -> None:
+    pixels(prepared(make_config, folder))
+    assert "pixels.npy" not in Path("/proc/self/maps").read_text()
+
+
+def test_a_store_that_is_removed_or_cut_while_it_is_in_use(make_config: MakeConfig, folder: Path, home: Path) -> None:
+    data = prepared(make_config, folder)
+    before = pixels(data)
+    file = next((home / "mlruns/cache/images").glob("*/pixels.npy"))
+    file.rename(home / "elsewhere")
+    np.testing.assert_array_equal(pixels(data), before)
+    os.truncate(home / "elsewhere", 500)
+    with pytest.raises(FatalError, match="cut off"):
+        pixels(data)
 
 
 def test_another_size_or_another_image_is_another_store(make_config: MakeConfig, folder: Path, home: Path) -> None:
@@ -122,7 +142,7 @@ def test_an_image_that_changes_after_it_was_hashed_is_noticed(make_config: MakeC
 
 @pytest.mark.parametrize("damage", ["cut", "index gone", "index nonsense", "pixels zeroed"])
 def test_a_damaged_store_is_made_again(make_config: MakeConfig, folder: Path, home: Path, damage: str) -> None:
-    before = np.array(prepared(make_config, folder).inputs.file)
+    before = pixels(prepared(make_config, folder))
     stored = next(entry for entry in (home / "mlruns/cache/images").iterdir() if entry.is_dir())
     if damage == "cut":
         os.truncate(stored / "pixels.npy", 500)
@@ -133,7 +153,7 @@ def test_a_damaged_store_is_made_again(make_config: MakeConfig, folder: Path, ho
         (stored / "index.json").unlink()
     else:
         (stored / "index.json").write_text('{"unreadable": ')
-    np.testing.assert_array_equal(prepared(make_config, folder).inputs.file, before)
+    np.testing.assert_array_equal(pixels(prepared(make_config, folder)), before)
 
 
 def test_a_writer_that_is_killed_leaves_nothing_that_is_read(make_config: MakeConfig, folder: Path, home: Path) -> None:

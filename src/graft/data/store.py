@@ -1,8 +1,9 @@
 """The store of resized images: every image is decoded and resized once, whatever trains on it later.
 
-A store is one uint8 file, [images, size, size, 3], under `mlruns/cache/images`. It is memory-mapped, so all
-trials on a machine share it, the operating system keeps in memory what fits, and a set larger than memory
-works like any other. Its key is made from the images' hashes, the size and the version below.
+A store is one uint8 file, [images, size, size, 3], under `mlruns/cache/images`. It is read image by image
+through the operating system's page cache: all trials on a machine share that, it keeps in memory what fits, and
+a set larger than memory works like any other. Its key is made from the images' hashes, the size and the version
+below.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import json
 import logging
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,9 @@ log = logging.getLogger(__name__)
 
 VERSION = 2  # goes up when decoding or resizing gives other pixels
 LISTED = 20  # unreadable images named in one message
+AHEAD = 4  # images a core that are decoded before they can be written, or memory would grow with the data set
+
+Image = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -39,13 +46,13 @@ class ImageStore:
     Attributes:
         images: The readable images.
         places: int64 [readable images], where each of them lies in the file.
-        file: uint8 [images, size, size, 3], RGB, memory-mapped and read-only; unreadable images are black there.
+        file: The pixels, RGB; unreadable images are black there.
         unreadable: Names of the images that were left out.
     """
 
     images: ImageSet
     places: npt.NDArray[np.int64]
-    file: npt.NDArray[np.uint8]
+    file: PixelFile
     unreadable: tuple[str, ...]
 
     @property
@@ -53,9 +60,40 @@ class ImageStore:
         """Shape and dtype of one image."""
         return tf.TensorSpec(self.file.shape[1:], tf.uint8)
 
-    def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    def take(self, rows: npt.NDArray[np.int64]) -> Image:
         """The images at `rows` of `images` as uint8 [rows, size, size, 3]."""
-        return self.file[self.places[rows]]
+        return self.file.take(self.places[rows])
+
+
+class PixelFile:
+    """uint8 [images, size, size, 3] in a file, read image by image. May be read from several threads.
+
+    Not by a memory map: the pages it touches count as the process's memory, and a disk that is waited for in a
+    page fault is waited for with Python's lock held.
+
+    Args:
+        path: A `.npy` file. It may be removed or replaced later; what was opened is read on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+        with os.fdopen(self._descriptor, "rb", closefd=False) as file:
+            np.lib.format.read_magic(file)
+            self.shape, _, _ = np.lib.format.read_array_header_1_0(file)
+            self._start = file.tell()
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Image:
+        """The images at `rows` as uint8 [rows, size, size, 3].
+
+        Raises:
+            FatalError: if the file ends before them.
+        """
+        taken = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        for image, row in zip(taken, rows.tolist(), strict=True):
+            if os.preadv(self._descriptor, [image], self._start + row * image.nbytes) != image.nbytes:
+                raise FatalError("The image store was cut off while it was being read; start again")
+        return taken
 
 
 def open_store(images: ImageSet, size: int, *, on_corrupt: str) -> ImageStore:
@@ -73,11 +111,11 @@ def open_store(images: ImageSet, size: int, *, on_corrupt: str) -> ImageStore:
     if index["unreadable"] and on_corrupt == "error":
         raise ConfigError(_unreadable_message(images, index["unreadable"]))
     readable = np.setdiff1d(np.arange(len(images)), index["unreadable"])
-    file = np.load(folder / "pixels.npy", mmap_mode="r")
+    file = PixelFile(folder / "pixels.npy")
     return ImageStore(images.take(readable), readable, file, tuple(images.names[row] for row in index["unreadable"]))
 
 
-def decode(content: bytes | npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+def decode(content: bytes | Image, size: int) -> Image:
     """One image as uint8 [size, size, 3] RGB.
 
     Args:
@@ -118,7 +156,7 @@ def _fill(folder: Path, images: ImageSet, size: int) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     partial.mkdir()
 
-    def read(row: int) -> npt.NDArray[np.uint8] | None:
+    def read(row: int) -> Image | None:
         try:
             content = images.read(row)
         except OSError as error:
@@ -133,20 +171,30 @@ def _fill(folder: Path, images: ImageSet, size: int) -> dict[str, Any]:
             return None
 
     unreadable: list[int] = []
-    file = np.lib.format.open_memmap(
-        partial / "pixels.npy", mode="w+", dtype=np.uint8, shape=(len(images), size, size, 3)
-    )
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # decoding and resizing leave Python's lock
-        for row, image in enumerate(pool.map(read, range(len(images)))):
+    layout = {"descr": "|u1", "fortran_order": False, "shape": (len(images), size, size, 3)}
+    with (partial / "pixels.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, layout)
+        for row, image in enumerate(_side_by_side(read, len(images))):
             if image is None:
                 unreadable.append(row)
-            else:
-                file[row] = image
-    file.flush()
+            file.write(bytes(size * size * 3) if image is None else image.tobytes())
     index = {"unreadable": unreadable, "sha256": _sha256(partial / "pixels.npy")}
     (partial / "index.json").write_text(json.dumps(index))
     os.replace(partial, folder)
     return index
+
+
+def _side_by_side(read: Callable[[int], Image | None], count: int) -> Iterator[Image | None]:
+    """What `read` gives for each row up to `count`, in order; a few rows ahead of the one that is asked for."""
+    workers = os.cpu_count() or 1
+    ahead: deque[Future[Image | None]] = deque()
+    with ThreadPoolExecutor(max_workers=workers) as pool:  # decoding and resizing leave Python's lock
+        for row in range(count):
+            ahead.append(pool.submit(read, row))
+            if len(ahead) > AHEAD * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def _sha256(file: Path) -> str:
