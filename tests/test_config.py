@@ -71,6 +71,8 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["seed=-1"], ["seed=-1: allowed is"]),
     (["patience=0"], ["patience=0: allowed is", "null"]),
     (["features=cached", "trainable=true"], ["features=cached", "trainable=true", "features=live"]),
+    (["features=cached", "augment=flip"], ["features=cached", "augment=flip", "features=live", "augment=none"]),
+    (["augment=flp"], ["augment=flp: allowed is none, flip or standard"]),
     (["features.mode=cache"], ["features.mode=cache: allowed is auto, cached or live"]),
     (["+foo=1"], ["foo=1: there is no such key"]),
     (["+dataset.imagesize=3"], ["dataset.imagesize=3: there is no such key; did you mean image_size?"]),
@@ -137,7 +139,15 @@ def test_digest_follows_what_decides_the_result_and_nothing_else(make_config: Ma
     digest = make_config().sha256()
     assert make_config("tracking.experiment=other").sha256() == digest
     assert make_config("seed=1").sha256() != digest
+    assert make_config("augment=flip").sha256() != digest
     assert make_config("learning_rate=0.001").sha256() == digest  # the same as the default for frozen digits
+
+
+def test_features_are_stored_only_where_every_epoch_has_the_same(make_config: MakeConfig) -> None:
+    assert make_config("features=auto").cached_features
+    assert not make_config("features=auto", "augment=standard").cached_features
+    assert not make_config("features=auto", "trainable=true").cached_features
+    assert not make_config("features=live").cached_features
 
 
 def test_a_configuration_cannot_be_changed(make_config: MakeConfig) -> None:

@@ -172,6 +172,7 @@ class TrackingConfig(_Group):
 
 
 AnyDatasetConfig = DigitsConfig | ImageFolderConfig
+Augmentation = Literal["none", "flip", "standard"]
 
 
 class Config(_Group):
@@ -191,6 +192,7 @@ class Config(_Group):
     batch_size: PositiveInt
     epochs: PositiveInt
     patience: PositiveInt | None = Field(description="a whole number of epochs from 1, or null")
+    augment: Augmentation = Field(description="none, flip or standard")
     seed: int = Field(ge=0, lt=2**31, description="a whole number from 0 and below 2^31")
     deterministic: bool = Field(description="true or false")
     jit_compile: bool = Field(description="true or false")
@@ -220,12 +222,17 @@ class Config(_Group):
                 "features=cached: with trainable=true the backbone's features change at every step, so stored ones "
                 "are wrong; allowed are features=auto and features=live, or trainable=false"
             )
+        if self.features.mode == "cached" and self.augment != "none":
+            raise ValueError(
+                f"features=cached: with augment={self.augment} every epoch sees other images, so stored features are "
+                "wrong; allowed are features=auto and features=live, or augment=none"
+            )
         return self
 
     @property
     def cached_features(self) -> bool:
         """Whether the head is trained on stored features."""
-        return self.features.mode != "live" and not self.trainable
+        return self.features.mode != "live" and not self.trainable and self.augment == "none"
 
     @property
     def image_size(self) -> int:

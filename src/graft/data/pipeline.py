@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from graft.config import Config
-from graft.data import splits
+from graft.config import Augmentation, Config
+from graft.data import augment, splits
 from graft.data.sources import ImageSet
 from graft.data.splits import Rows, Splits
 from graft.data.store import open_store
@@ -37,6 +37,7 @@ class Data:
         splits: Rows of both.
         sha256: Fingerprint of the images and classes in use.
         unreadable: Names of images that were left out.
+        augmentation: What becomes of training images at random. Needs pixels as inputs, unless it is ``none``.
     """
 
     images: ImageSet
@@ -44,18 +45,28 @@ class Data:
     splits: Splits
     sha256: str
     unreadable: tuple[str, ...]
+    augmentation: Augmentation = "none"
 
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.images.class_names
 
     def train_batches(self, batch_size: int, *, seed: int, epoch: int) -> tf.data.Dataset:
-        """The training split in an order that `seed` and `epoch` alone decide.
+        """The training split, augmented, in an order that `seed` and `epoch` alone decide.
 
         So an epoch that is run again after a crash sees the same batches as it would have without one.
         """
         order = np.random.default_rng([seed, epoch]).permutation(self.splits.train)
-        return self.batches(order, batch_size)
+        batches = self.batches(order, batch_size)
+        if self.augmentation == "none":
+            return batches
+        change = augment.BY_NAME[self.augmentation]
+        drawn = tf.data.Dataset.from_tensor_slices(augment.draws(len(order), seed=seed, epoch=epoch)).batch(batch_size)
+        return (
+            tf.data.Dataset.zip(batches, drawn)
+            .map(lambda batch, draws: (change(batch[0], draws), batch[1]), num_parallel_calls=tf.data.AUTOTUNE)
+            .prefetch(2)
+        )
 
     def batches(self, rows: Rows, batch_size: int) -> tf.data.Dataset:
         """The inputs at `rows` in that order, as ([batch, …], int32 [batch]). The last batch may be smaller."""
@@ -81,4 +92,4 @@ def prepare(images: ImageSet, parts: Splits, config: Config) -> Data:
     store = open_store(images, config.image_size, on_corrupt=config.dataset.on_corrupt)
     parts = parts.within(store.places)
     splits.refuse_missing_classes(store.images, parts)
-    return Data(store.images, store, parts, store.images.sha256(), store.unreadable)
+    return Data(store.images, store, parts, store.images.sha256(), store.unreadable, config.augment)
