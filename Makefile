@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed$(if $(GPU),-gpu,)
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 HOME_DIR := $(or $(GRAFT_HOME),$(CURDIR))
 
-.PHONY: help setup sweep train test lint format bench ui tensorboard compare experiment clean
+.PHONY: help setup sweep train test lint format bench bench-full ui tensorboard compare experiment clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,8 +61,11 @@ format: setup ## Rewrite the code in the project's style
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
 
-bench: setup ## The benchmarks of a few minutes
-	$(RUN) python -m benchmarks
+bench: setup ## The benchmarks of some minutes; PHOTOS=/folder names what training is measured on
+	$(RUN) python -m benchmarks $(if $(PHOTOS),--photos "$(PHOTOS)")
+
+bench-full: setup ## All benchmarks, on all photos, which takes hours; PHOTOS= as for bench
+	$(RUN) python -m benchmarks --full $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 clean: ## Remove .venv and every cache; what you recorded in mlruns stays
 	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .hypothesis mlruns/cache

@@ -1,16 +1,34 @@
-"""`python -m benchmarks`: every benchmark that takes minutes, one after the other."""
+"""The benchmarks one after the other: those of minutes, or with `--full` all of them, which takes hours.
+
+    make bench                      python -m benchmarks
+    make bench-full PHOTOS=/photos  python -m benchmarks --full --photos /photos
+
+The photos have one sub-folder a class; without them training is not measured.
+"""
 
 from __future__ import annotations
 
+import argparse
 import runpy
 import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-SHORT = ("sweep_overhead", "sweep_makespan", "sweep_pruning")  # sweep_scale runs 10,000 trials: start it by its name
+SHORT = (["sweep_overhead"], ["sweep_makespan"], ["sweep_pruning"])
+LONG = (*SHORT, ["sweep_scale"])  # 10,000 trials
 
-sys.path.insert(0, str(FOLDER))  # they share sweep_apps
-for name in SHORT:
+parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+parser.add_argument("--full", action="store_true", help="the long ones, too, and training on all photos")
+parser.add_argument("--photos", help="what training is measured on, one sub-folder a class")
+options = parser.parse_args()
+
+# Training comes last: it is the one that needs something that is not in the repository, and ends where that is missing.
+training = ["training", *([] if options.full else ["--quick"])]
+if options.photos:
+    training += ["--photos", options.photos]
+
+sys.path.insert(0, str(FOLDER))  # they share modules
+for name, *arguments in [*(LONG if options.full else SHORT), training]:
     print(f"\n== {name}", flush=True)
-    sys.argv = [name]
+    sys.argv = [name, *arguments]
     runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
