@@ -10,10 +10,13 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
+from graft.cache import manage
 from graft.config import TrackingConfig
-from graft.errors import ConfigError, GraftError
+from graft.errors import STATUS_FAILED, ConfigError, GraftError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+cache_app = typer.Typer(no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
 
 TrackingUri = Annotated[str, typer.Option(help="MLflow tracking URI; a relative SQLite path starts at the checkout.")]
 Experiment = Annotated[str, typer.Option(help="Name of the MLflow experiment.")]
@@ -22,7 +25,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in place of tab
 
 @app.callback()
 def graft() -> None:
-    """Transfer learning on images: compare what `python train.py` recorded."""
+    """Transfer learning on images: compare what `python train.py` recorded, manage what it keeps."""
 
 
 @app.command()
@@ -43,6 +46,57 @@ def compare(
         print(json.dumps(comparison.as_json(found), indent=2))
     else:
         comparison.show(found, Console())
+
+
+@cache_app.callback()
+def cache() -> None:
+    """See and remove what is kept so that it is not made again: pixels, features, converted backbones.
+
+    Nothing is lost with any of it but the time to make it again.
+    """
+
+
+@cache_app.command("ls")
+def cache_ls(as_json: AsJson = False) -> None:
+    """List what is kept, what was used last first."""
+    listed = manage.entries()
+    if as_json:
+        print(json.dumps(manage.as_json(listed), indent=2))
+    else:
+        manage.show(listed, Console())
+
+
+@cache_app.command("rm")
+def cache_rm(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="ID…", help="Ids of `graft cache ls`, or kinds such as features.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Remove everything.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove entries; they are made again when they are wanted. Status 1 if one is in use and stays."""
+    done = manage.remove(manage.choose(names or [], everything))
+    _end(done, as_json, failed=bool(done.skipped))
+
+
+@cache_app.command("prune")
+def cache_prune(
+    max_size: Annotated[str, typer.Option(help="How much may stay, such as 500MB or 2GB.")],
+    as_json: AsJson = False,
+) -> None:
+    """Remove what was not used the longest until the rest fits. Status 1 if what is in use does not fit."""
+    limit = manage.parse_size(max_size, "--max-size")
+    done = manage.prune(limit)
+    _end(done, as_json, failed=done.left > limit)
+
+
+def _end(done: manage.Removal, as_json: bool, *, failed: bool) -> None:
+    if as_json:
+        print(json.dumps(manage.removal_as_json(done), indent=2))
+    else:
+        manage.show_removal(done, Console())
+    if failed:
+        raise typer.Exit(STATUS_FAILED)
 
 
 def _tracking(uri: str, experiment: str) -> TrackingConfig:

@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from graft.backbones.saved_model import content_digest
+from graft.cache import marks
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +32,14 @@ def ensure(folder: Path, build: Callable[[Path], None]) -> None:
     Raises:
         OSError: If the folder cannot be written.
     """
-    if _is_whole(folder):
+    # It is read by its path later, so it has to stay while this process lives.
+    if marks.hold(folder) and _is_whole(folder):
+        marks.touch(folder)
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     # The system frees the lock of a process that dies.
     with FileLock(folder.with_name(f"{folder.name}.lock")):
-        if _is_whole(folder):
+        if marks.hold(folder) and _is_whole(folder):
             return
         # One name is enough, because only the holder of the lock writes under it. What lies there
         # was left by a process that was killed.
@@ -51,6 +54,7 @@ def ensure(folder: Path, build: Callable[[Path], None]) -> None:
                 log.warning("%s is damaged and is replaced", folder)
                 shutil.rmtree(folder)
             os.replace(unfinished, folder)
+            marks.hold(folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 

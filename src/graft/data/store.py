@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from graft.cache import marks
 from graft.data.sources import ImageSet
 from graft.errors import ConfigError, FatalError
 from graft.paths import cache
@@ -108,10 +109,11 @@ def open_store(images: ImageSet, size: int, *, on_corrupt: str) -> ImageStore:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder.with_suffix(".lock")):
         index = _index_of(folder, (len(images), size, size, 3)) or _fill(folder, images, size)
+        file = PixelFile(folder / "pixels.npy")  # under the lock, as `graft cache rm` needs it too
+        marks.touch(folder)
     if index["unreadable"] and on_corrupt == "error":
         raise ConfigError(_unreadable_message(images, index["unreadable"]))
     readable = np.setdiff1d(np.arange(len(images)), index["unreadable"])
-    file = PixelFile(folder / "pixels.npy")
     return ImageStore(images.take(readable), readable, file, tuple(images.names[row] for row in index["unreadable"]))
 
 
@@ -179,6 +181,7 @@ def _fill(folder: Path, images: ImageSet, size: int) -> dict[str, Any]:
                 unreadable.append(row)
             file.write(bytes(size * size * 3) if image is None else image.tobytes())
     index = {"unreadable": unreadable, "sha256": _sha256(partial / "pixels.npy")}
+    marks.describe(partial, classes=list(images.class_names))
     (partial / "index.json").write_text(json.dumps(index))
     os.replace(partial, folder)
     return index

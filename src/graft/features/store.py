@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from graft.cache import marks
 from graft.data.splits import Rows
 from graft.paths import cache
 
@@ -93,6 +94,7 @@ def features_of(digests: Sequence[str], key: str, extract: Extractor) -> Feature
     """
     folder = cache() / "features" / key
     folder.mkdir(parents=True, exist_ok=True)
+    marks.touch(folder)
     seconds = 0.0
     # Readers take the lock too: what is missing now may be what another process is just extracting.
     with filelock.FileLock(folder / "lock"):
@@ -126,7 +128,7 @@ class _Found:
 def _read(folder: Path) -> _Found:
     """All whole parts of a store. One that does not match its index is put aside and its images extracted again."""
     found = _Found([], {}, [])
-    for index_file in sorted(folder.glob("*.json")):
+    for index_file in sorted(set(folder.glob("*.json")) - {folder / marks.ABOUT}):
         features_file = index_file.with_suffix(".npy")
         try:
             index = json.loads(index_file.read_text())
@@ -146,8 +148,9 @@ def _read(folder: Path) -> _Found:
 
 
 def _add_part(folder: Path, digests: Sequence[str], batches: Iterator[Matrix]) -> None:
-    for leftover in folder.glob("*.partial"):  # of a writer that was killed; the lock is ours now
-        leftover.unlink()
+    for leftover in folder.iterdir():  # of a writer that was killed; the lock is ours now
+        if leftover.suffix == ".partial" or (leftover.suffix == ".npy" and not leftover.with_suffix(".json").exists()):
+            leftover.unlink()
     name = hashlib.sha256(" ".join(digests).encode()).hexdigest()[:24]
     partial = folder / f"{name}.npy.partial"
     written, first_seconds, started = 0, 0.0, time.perf_counter()

@@ -1,0 +1,349 @@
+"""Lists, removes and prunes what lies under `mlruns/cache`.
+
+An entry is what its makers make at once: the pixels of one set of images, the features that one backbone gave, a
+converted backbone, a converted engine. Removing one costs that it is made again, and nothing else. It is removed under
+its makers' own lock, and is for them there as a whole or not at all. Links are not followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from graft import paths
+from graft.cache import marks
+from graft.config import did_you_mean
+from graft.errors import ConfigError
+
+KINDS = ("images", "features", "backbones", "engines")
+UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+UNITS |= {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+# What its makers put beside an entry under its name: unfinished work, and what was being removed.
+LEFTOVERS = (".partial", ".tmp", ".removed")
+ID_LENGTH = 8  # hexadecimal digits of its key, enough for millions of entries
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing in the cache that can be removed.
+
+    Attributes:
+        id: What `rm` calls it.
+        kind: One of `KINDS`, the folder that it lies in.
+        about: What it is, in words.
+        size: Of its files, in bytes.
+        used: When it was last used or made, in seconds since 1970.
+        path: Its folder.
+    """
+
+    id: str
+    kind: str
+    about: str
+    size: int
+    used: float
+    path: Path
+
+
+@dataclass
+class Removal:
+    """What became of the entries that were to go.
+
+    Attributes:
+        removed: Those that are gone.
+        skipped: Those that stayed, each with the reason.
+        left: Size of what is left in the cache, in bytes.
+    """
+
+    removed: list[Entry] = field(default_factory=list)
+    skipped: list[tuple[Entry, str]] = field(default_factory=list)
+    left: int = 0
+
+
+def entries() -> list[Entry]:
+    """All entries, the one that was used last first."""
+    found = [_entry(kind, folder) for kind in KINDS for folder in _entry_folders(paths.cache() / kind)]
+    return sorted((entry for entry in found if entry.size), key=lambda entry: (-entry.used, entry.id))
+
+
+def choose(names: Sequence[str], everything: bool = False) -> list[Entry]:
+    """The entries that `names` means: ids, names of folders, or whole kinds.
+
+    Raises:
+        ConfigError: for names of no entry, and if there are no names and not `everything` is wanted.
+    """
+    there = entries()
+    if everything:
+        return there
+    if not names:
+        raise ConfigError(f"Which entries? Give ids of graft cache ls, kinds ({', '.join(KINDS)}), or --all")
+    known = {name for entry in there for name in (entry.id, entry.path.name)}
+    problems = [
+        f"{name}: there is no such entry in the cache{did_you_mean(name, [*known, *KINDS]) or '; see graft cache ls'}"
+        for name in names
+        if name not in known and name not in KINDS
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return [entry for entry in there if {entry.id, entry.path.name, entry.kind} & set(names)]
+
+
+def remove(chosen: Sequence[Entry]) -> Removal:
+    """Removes entries; those that are being written or held by a running process stay."""
+    done = Removal()
+    for entry in chosen:
+        if reason := _remove(entry):
+            done.skipped.append((entry, reason))
+        else:
+            done.removed.append(entry)
+    done.left = sum(entry.size for entry in entries())
+    return done
+
+
+def prune(max_size: int) -> Removal:
+    """Removes what was not used the longest, one by one, until all the rest has at most `max_size` bytes."""
+    done = Removal()
+    there = entries()
+    done.left = sum(entry.size for entry in there)
+    for entry in reversed(there):
+        if done.left <= max_size:
+            break
+        if reason := _remove(entry):
+            done.skipped.append((entry, reason))
+        else:
+            done.removed.append(entry)
+            done.left -= entry.size
+    return done
+
+
+def parse_size(text: str, option: str) -> int:
+    """Bytes in a size such as ``500MB``, ``1.5 GiB`` or ``0``.
+
+    Raises:
+        ConfigError: naming `option`, if it is none.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-zA-Z]*)\s*", text)
+    units = {unit.lower(): factor for unit, factor in UNITS.items()}
+    allowed = "allowed is a number from 0 with a unit (B, kB, MB, GB, TB, KiB, MiB, GiB, TiB), such as 500MB or 2GB"
+    if match is None:
+        raise ConfigError(f"{option}={text}: {allowed}")
+    number, unit = match.groups()
+    if unit and unit.lower() not in units:
+        hint = did_you_mean(unit.lower(), units)
+        for written in UNITS:
+            hint = hint.replace(f" {written.lower()}?", f" {number}{written}?")
+        raise ConfigError(f"{option}={text}: {allowed}{hint}")
+    return round(float(number) * units[unit.lower() or "b"])
+
+
+def size_in_words(size: int) -> str:
+    """Such as ``14.6 MB``: decimal units, as in what `parse_size` takes."""
+    value, unit = float(size), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 999.95:
+            break
+        value, unit = value / 1000, larger
+    return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def as_json(listed: Sequence[Entry]) -> list[dict[str, Any]]:
+    """The entries for `--json`: sizes in bytes, times in seconds since 1970."""
+    return [_plain(entry) for entry in listed]
+
+
+def removal_as_json(done: Removal) -> dict[str, Any]:
+    """What became of the entries, for `--json`."""
+    skipped = [_plain(entry) | {"reason": reason} for entry, reason in done.skipped]
+    return {"removed": as_json(done.removed), "skipped": skipped, "left": done.left}
+
+
+def show(listed: Sequence[Entry], console: Console) -> None:
+    """Prints the entries as a table, and how to get rid of them."""
+    say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    if not listed:
+        say(f"The cache is empty: {paths.cache()}")
+        return
+    table = Table(title="Cache")
+    for column in ("id", "kind", "what"):
+        table.add_column(column, overflow="fold", no_wrap=column == "id")
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("last used", justify="right", no_wrap=True)
+    for entry in listed:
+        table.add_row(entry.id, entry.kind, entry.about, size_in_words(entry.size), _ago(entry.used))
+    console.print(table)
+    total = size_in_words(sum(entry.size for entry in listed))
+    say(f"{len(listed)} {'entry' if len(listed) == 1 else 'entries'}, {total}: {paths.cache()}")
+    say("Nothing is lost with any of them: what is removed (graft cache rm ID, graft cache prune) is made again.")
+
+
+def show_removal(done: Removal, console: Console) -> None:
+    """Prints what went, what stayed, and how much is left."""
+    say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    for entry in done.removed:
+        say(f"Removed {entry.id}  {size_in_words(entry.size):>9}  {entry.kind}: {entry.about}")
+    for entry, reason in done.skipped:
+        say(f"Skipped {entry.id}  {size_in_words(entry.size):>9}  {entry.kind}: {entry.about}; {reason}")
+    gone = sum(entry.size for entry in done.removed)
+    say(f"{size_in_words(gone)} removed, {size_in_words(done.left)} left.", end="")
+    say(" What was removed is made again when it is next wanted; nothing else is lost." if done.removed else "")
+
+
+def _plain(entry: Entry) -> dict[str, Any]:
+    return asdict(entry) | {"path": str(entry.path)}
+
+
+def _entry_folders(folder: Path) -> list[Path]:
+    """The folders of the entries of one kind; those of which only leftovers are there, too."""
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    folders = [path for path in folder.iterdir() if path.is_dir()]
+    return sorted({path.with_suffix("") if path.suffix in LEFTOVERS else path for path in folders})
+
+
+def _files_of(entry: Path) -> Iterator[Path]:
+    """All files of an entry, unfinished ones too. Its lock stays for ever, or two processes could hold two."""
+    for top in (entry, *(entry.with_name(entry.name + suffix) for suffix in LEFTOVERS)):
+        if top.is_symlink():
+            yield top
+        else:
+            for folder, _, files in os.walk(top):  # which follows no links inside
+                yield from (Path(folder) / name for name in files if Path(folder) / name != entry / "lock")
+
+
+def _entry(kind: str, folder: Path) -> Entry:
+    size = 0
+    for file in _files_of(folder):
+        with contextlib.suppress(OSError):  # a running process may just have moved it
+            size += file.lstat().st_size
+    try:
+        used = folder.lstat().st_mtime
+    except OSError:
+        used = 0.0  # there are leftovers only
+    key = re.search(r"[0-9a-f]{8,}$", folder.name)
+    return Entry(
+        id=key.group()[:ID_LENGTH] if key else folder.name,
+        kind=kind,
+        about=_about(kind, folder),
+        size=size,
+        used=used,
+        path=folder,
+    )
+
+
+def _about(kind: str, folder: Path) -> str:
+    if folder.is_symlink():
+        return "a link; what it leads to stays"
+    facts = marks.facts_of(folder)
+    name = re.sub(r"-[0-9a-f]{8,}$", "", folder.name)
+    match kind:
+        case "images":
+            words = _images_in_words(folder, facts)
+        case "features":
+            words = _features_in_words(folder, facts)
+        case "engines":
+            size = f", images of {facts['image_size']} px" if "image_size" in facts else ""
+            words = f"{facts.get('backbone', 'a backbone')} for {name}{size}"
+        case _:
+            words = f"{name} as a SavedModel"
+    return words if words and folder.is_dir() else "unfinished"
+
+
+def _images_in_words(folder: Path, facts: dict[str, marks.Fact]) -> str:
+    shape = _shape(folder / "pixels.npy")
+    if shape is None:
+        return ""
+    classes = facts.get("classes")
+    named = f": {', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}" if isinstance(classes, list) else ""
+    return f"{shape[0]} images of {shape[1]} px{named}"
+
+
+def _features_in_words(folder: Path, facts: dict[str, marks.Fact]) -> str:
+    images, width, engines = 0, 0, set()
+    for index_file in folder.glob("*.json"):
+        shape = _shape(index_file.with_suffix(".npy"))
+        if shape is not None and index_file.name != marks.ABOUT:
+            images, width = images + shape[0], shape[1]
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                engines.add(json.loads(index_file.read_text()).get("engine", "tensorflow"))
+    if not images:
+        return ""
+    size = f" of {facts['image_size']} px" if "image_size" in facts else ""
+    by = f" by {facts['backbone']}" if "backbone" in facts else ""
+    return f"{width} features of {images} images{size}{by} ({', '.join(sorted(engines))})"
+
+
+def _shape(file: Path) -> tuple[int, ...] | None:
+    try:
+        with file.open("rb") as opened:
+            np.lib.format.read_magic(opened)
+            shape, _, _ = np.lib.format.read_array_header_1_0(opened)
+    except (OSError, ValueError):
+        return None
+    return shape if len(shape) >= 2 else None
+
+
+def _remove(entry: Entry) -> str:
+    """Removes `entry`; gives the reason if it cannot go now, or nothing."""
+    # Its makers' own lock. Features have it inside, as other processes may be waiting for it there.
+    lock = entry.path / "lock" if entry.kind == "features" else entry.path.with_name(f"{entry.path.name}.lock")
+    try:
+        if entry.path.is_symlink():
+            entry.path.unlink()
+            return ""
+        with filelock.FileLock(lock, timeout=0):
+            return _remove_features(entry.path) if entry.kind == "features" else _remove_folder(entry.path)
+    except filelock.Timeout:
+        return "a running process is reading or writing it"
+    except OSError as error:
+        return f"it cannot be removed: {error.strerror}"
+
+
+def _remove_folder(folder: Path) -> str:
+    removed = folder.with_name(f"{folder.name}.removed")
+    shutil.rmtree(removed, ignore_errors=True)
+    if folder.is_dir():
+        claimed = marks.claim(folder)
+        if claimed is None:
+            return "a running process uses it"
+        try:
+            os.replace(folder, removed)  # gone in one step, for whoever looks
+        finally:
+            os.close(claimed)
+    for suffix in LEFTOVERS:
+        leftover = folder.with_name(folder.name + suffix)
+        if leftover.is_symlink():
+            leftover.unlink()
+        elif leftover.is_dir():
+            shutil.rmtree(leftover)
+    return ""
+
+
+def _remove_features(folder: Path) -> str:
+    # Without its index a part is not there; so indexes go first, should this be the last that the process does.
+    for file in sorted(folder.iterdir(), key=lambda file: file.suffix != ".json"):
+        if file.name != "lock":
+            file.unlink()
+    return ""
+
+
+def _ago(when: float) -> str:
+    seconds = max(0, time.time() - when)
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {unit}{'s' * (count > 1)} ago"
+    return "just now"
