@@ -73,6 +73,8 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["features=cached", "trainable=true"], ["features=cached", "trainable=true", "features=live"]),
     (["features=cached", "augment=flip"], ["features=cached", "augment=flip", "features=live", "augment=none"]),
     (["augment=flp"], ["augment=flp: allowed is none, flip or standard"]),
+    (["features.engine=xnpack"], ["features.engine=xnpack: allowed is auto, xnnpack, constants or tensorflow"]),
+    (["features=live", "features.engine=xnnpack"], ["features.engine=xnnpack: with features=live nothing is"]),
     (["features.mode=cache"], ["features.mode=cache: allowed is auto, cached or live"]),
     (["+foo=1"], ["foo=1: there is no such key"]),
     (["+dataset.imagesize=3"], ["dataset.imagesize=3: there is no such key; did you mean image_size?"]),
@@ -148,6 +150,10 @@ def test_features_are_stored_only_where_every_epoch_has_the_same(make_config: Ma
     assert not make_config("features=auto", "augment=standard").cached_features
     assert not make_config("features=auto", "trainable=true").cached_features
     assert not make_config("features=live").cached_features
+
+
+def test_a_sweep_over_trainable_may_name_an_engine(make_config: MakeConfig) -> None:
+    assert make_config("trainable=true", "features.engine=xnnpack").trainable
 
 
 def test_a_configuration_cannot_be_changed(make_config: MakeConfig) -> None:

@@ -138,6 +138,9 @@ class DefaultLearningRates(_Group):
 
 class FeaturesConfig(_Group):
     mode: Literal["auto", "cached", "live"] = Field(description="auto, cached or live")
+    engine: Literal["auto", "xnnpack", "constants", "tensorflow"] = Field(
+        description="auto, xnnpack, constants or tensorflow"
+    )
 
 
 class LoopConfig(_Group):
@@ -226,6 +229,16 @@ class Config(_Group):
             raise ValueError(
                 f"features=cached: with augment={self.augment} every epoch sees other images, so stored features are "
                 "wrong; allowed are features=auto and features=live, or augment=none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _engine_has_work(self) -> Config:
+        # With trainable=true an engine is accepted and not needed: a sweep over both has one for its frozen trials.
+        if self.features.mode == "live" and self.features.engine != "auto":
+            raise ValueError(
+                f"features.engine={self.features.engine}: with features=live nothing is extracted, and the backbone "
+                "always runs in TensorFlow; allowed are features.engine=auto, or features=auto and features=cached"
             )
         return self
 

@@ -249,6 +249,7 @@ def _tags(config: Config, prepared: Prepared) -> dict[str, str]:
         "graft.lock_sha256": provenance.lock_sha256(),
         "graft.commit": provenance.commit(),
         "graft.features": "cached" if prepared.features else "live",
+        **({"graft.features_engine": prepared.features.engine} if prepared.features else {}),
         "graft.overrides": " ".join(HydraConfig.get().overrides.task),
         "graft.unreadable_images": str(len(prepared.data.unreadable)),
     }

@@ -19,7 +19,7 @@ def set_up(config: Config) -> None:
     for noisy in ("absl", "tensorflow"):
         logging.getLogger(noisy).setLevel(logging.WARNING)  # they report every checkpoint that is written
     if "tensorflow" not in sys.modules:
-        with _stderr_set_aside():
+        with stderr_set_aside("TensorFlow was imported"):
             import tensorflow as tf
 
             tf.config.list_physical_devices()  # the rest of the messages comes with the first look for GPUs
@@ -38,11 +38,15 @@ def set_up(config: Config) -> None:
 
 
 @contextmanager
-def _stderr_set_aside() -> Iterator[None]:
+def stderr_set_aside(during: str, failure_level: int = logging.ERROR) -> Iterator[None]:
     """Keeps what C++ code writes to stderr out of sight, unless the block fails.
 
     TensorFlow 2.21 prints a dozen lines about CPU instructions and missing CUDA drivers before any of its own
-    settings for logging take effect. They go to the log.
+    settings for logging take effect, and its converters print more. They go to the log.
+
+    Args:
+        during: What happened meanwhile, for the log.
+        failure_level: How loudly the log tells it if the block fails.
     """
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:  # who sets it wants to see
         yield
@@ -55,10 +59,10 @@ def _stderr_set_aside() -> Iterator[None]:
         try:
             yield
         except Exception:
-            level = logging.ERROR
+            level = failure_level
             raise
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
             aside.seek(0)
-            log.log(level, "While TensorFlow was imported: %s", aside.read().decode(errors="replace"))
+            log.log(level, "While %s: %s", during, aside.read().decode(errors="replace"))

@@ -16,30 +16,31 @@ from graft.cache import marks
 
 log = logging.getLogger(__name__)
 
-# Written last. It holds the digest of the SavedModel beside it, so a folder that lost a file, a byte
-# or its end is found out. (Lite0's 14 MB take 10 ms to check, and two seconds to load.)
+# Written last. It holds the digest of the SavedModel, or converted file, beside it, so a folder that lost
+# a file, a byte or its end is found out. (Lite0's 14 MB take 10 ms to check, and two seconds to load.)
 MANIFEST = "graft.json"
 
 
-def ensure(folder: Path, build: Callable[[Path], None]) -> None:
-    """Makes sure that `folder` holds a whole SavedModel: with `build`, unless it already does.
+def ensure(folder: Path, build: Callable[[Path], None], digest: Callable[[Path], str] = content_digest) -> None:
+    """Makes sure that `folder` holds a whole SavedModel, or what else it is for: with `build`, unless it already does.
 
     Args:
         folder: Appears in one step when it is whole. One that is damaged is said aloud and replaced.
         build: Writes the SavedModel into the empty folder that it is given. Of all processes that need
             `folder` at once, one calls it and the others wait.
+        digest: Of what the folder is for, in hexadecimal; raises OSError where something is missing.
 
     Raises:
         OSError: If the folder cannot be written.
     """
     # It is read by its path later, so it has to stay while this process lives.
-    if marks.hold(folder) and _is_whole(folder):
+    if marks.hold(folder) and is_whole(folder, digest):
         marks.touch(folder)
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     # The system frees the lock of a process that dies.
     with FileLock(folder.with_name(f"{folder.name}.lock")):
-        if marks.hold(folder) and _is_whole(folder):
+        if marks.hold(folder) and is_whole(folder, digest):
             return
         # One name is enough, because only the holder of the lock writes under it. What lies there
         # was left by a process that was killed.
@@ -48,7 +49,7 @@ def ensure(folder: Path, build: Callable[[Path], None]) -> None:
         unfinished.mkdir()
         try:
             build(unfinished)
-            manifest = {"sha256": content_digest(unfinished)}
+            manifest = {"sha256": digest(unfinished)}
             (unfinished / MANIFEST).write_text(json.dumps(manifest) + "\n", encoding="utf-8")
             if folder.exists():
                 log.warning("%s is damaged and is replaced", folder)
@@ -59,9 +60,10 @@ def ensure(folder: Path, build: Callable[[Path], None]) -> None:
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _is_whole(folder: Path) -> bool:
+def is_whole(folder: Path, digest: Callable[[Path], str] = content_digest) -> bool:
+    """Whether `folder` holds what was once written into it, to the last byte."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return bool(manifest == {"sha256": content_digest(folder)})
+        return bool(manifest == {"sha256": digest(folder)})
     except (OSError, ValueError):
         return False

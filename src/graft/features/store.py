@@ -1,11 +1,11 @@
 """The feature store: float32 vectors by image, under `mlruns/cache/features/<key>`.
 
 The key is made from everything that decides a feature: the backbone's digest, how images are decoded and
-resized, their size and value range. Within it features are found by the image's content hash, so another
-split, another seed or one more photo extracts nothing that is there. Files are only ever added: a part is one
-`.npy` file, memory-mapped, and a `.json` index beside it with the digests of its images and of the file. The
-index is written last and moved into place, so a writer that is killed leaves nothing that is read; and one
-process writes at a time.
+resized, their size and value range, and the engine that runs the backbone. Within it features are found by the
+image's content hash, so another split, another seed or one more photo extracts nothing that is there. Files are
+only ever added: a part is one `.npy` file, memory-mapped, and a `.json` index beside it with the digests of its
+images and of the file. The index is written last and moved into place, so a writer that is killed leaves nothing
+that is read; and one process writes at a time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,7 +50,9 @@ class Features:
         part_of: int32 [images], which part an image's features lie in.
         row_of: int64 [images], and in which row of it.
         extraction_seconds: What this process paid to extract; 0 if all features were there.
-        seconds_an_image: What running the backbone on an image took when these were extracted, the slowest part's.
+        seconds_an_image: What an image costs where the backbone runs live, in a `tf.function`, whatever engine
+            extracted these. Measured when they were extracted; the slowest part's.
+        engine: Which engine extracted them; see `engines`.
     """
 
     parts: tuple[Matrix, ...]
@@ -58,6 +60,7 @@ class Features:
     row_of: npt.NDArray[np.int64]
     extraction_seconds: float
     seconds_an_image: float
+    engine: str
 
     @property
     def width(self) -> int:
@@ -84,15 +87,39 @@ def store_key(*decisive: str) -> str:
     return hashlib.sha256(" ".join(decisive).encode()).hexdigest()[:24]
 
 
-def features_of(digests: Sequence[str], key: str, extract: Extractor) -> Features:
+def folder_of(key: str) -> Path:
+    """Where the store with this key lies."""
+    return cache() / "features" / key
+
+
+def count_missing(digests: Sequence[str], key: str) -> int:
+    """How many distinct images a store lacks, going by its indexes alone: `features_of` looks whether they are true."""
+    there: set[str] = set()
+    for index_file in set(folder_of(key).glob("*.json")) - {folder_of(key) / marks.ABOUT}:
+        try:
+            there.update(json.loads(index_file.read_text())["images"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return len(set(digests) - there)
+
+
+def features_of(
+    digests: Sequence[str],
+    key: str,
+    extract: Extractor,
+    engine: str = "tensorflow",
+    live_seconds: Callable[[], float | None] = lambda: None,
+) -> Features:
     """The features of the images with these digests; extracts and stores those that are missing.
 
     Args:
         digests: Content hashes of the images.
         key: By `store_key`.
         extract: Called once if features are missing, with the rows of `digests` that lack them.
+        engine: What `extract` runs the backbone with.
+        live_seconds: Asked after an extraction what an image costs live; None stands for what it cost just now.
     """
-    folder = cache() / "features" / key
+    folder = folder_of(key)
     folder.mkdir(parents=True, exist_ok=True)
     marks.touch(folder)
     seconds = 0.0
@@ -103,7 +130,7 @@ def features_of(digests: Sequence[str], key: str, extract: Extractor) -> Feature
         missing = np.array(sorted(distinct.values()), np.int64)
         if len(missing):
             started = time.perf_counter()
-            _add_part(folder, [digests[row] for row in missing], extract(missing))
+            _add_part(folder, [digests[row] for row in missing], extract(missing), engine, live_seconds)
             seconds = time.perf_counter() - started
             found = _read(folder)
     places = [found.places[digest] for digest in digests]
@@ -115,6 +142,7 @@ def features_of(digests: Sequence[str], key: str, extract: Extractor) -> Feature
         row_of=np.array([row for _, row in places], np.int64),
         extraction_seconds=seconds,
         seconds_an_image=max(found.seconds_an_image[part] for part in used),
+        engine=engine,
     )
 
 
@@ -147,7 +175,13 @@ def _read(folder: Path) -> _Found:
     return found
 
 
-def _add_part(folder: Path, digests: Sequence[str], batches: Iterator[Matrix]) -> None:
+def _add_part(
+    folder: Path,
+    digests: Sequence[str],
+    batches: Iterator[Matrix],
+    engine: str,
+    live_seconds: Callable[[], float | None],
+) -> None:
     for leftover in folder.iterdir():  # of a writer that was killed; the lock is ours now
         if leftover.suffix == ".partial" or (leftover.suffix == ".npy" and not leftover.with_suffix(".json").exists()):
             leftover.unlink()
@@ -170,7 +204,12 @@ def _add_part(folder: Path, digests: Sequence[str], batches: Iterator[Matrix]) -
     rest = written - first
     whole = time.perf_counter() - started
     seconds = (whole - first_seconds) / rest if rest else whole / written
-    index = {"images": list(digests), "sha256": _sha256(partial), "seconds_an_image": seconds}
+    index = {
+        "images": list(digests),
+        "sha256": _sha256(partial),
+        "seconds_an_image": live_seconds() or seconds,
+        "engine": engine,
+    }
     os.replace(partial, folder / f"{name}.npy")
     index_partial = folder / f"{name}.json.partial"
     index_partial.write_text(json.dumps(index))
