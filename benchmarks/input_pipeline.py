@@ -34,9 +34,7 @@ BATCH = 32
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "photos", nargs="?", type=Path, default=photos.SHARED, help="a folder with a sub-folder a class"
-    )
+    parser.add_argument("--photos", type=Path, default=photos.SHARED, help="one sub-folder a class")
     parser.add_argument("--epochs", type=int, default=5, help="of each contestant")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--json", type=Path, help="where the figures go")
