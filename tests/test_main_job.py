@@ -19,7 +19,7 @@ from tests.conftest import run_command
 from graft.config import Config
 from graft.model import trained_part
 from graft.paths import CHECKOUT
-from graft.run import prepare
+from graft.preparation import prepare
 
 EPOCH_METRICS = [
     "train_loss",

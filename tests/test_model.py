@@ -70,5 +70,5 @@ def test_dropout_masks_differ_between_steps_and_seeds_and_go_on_after_a_restart(
     assert (SeededDropout(0.5, seed=4)(ones, training=True).numpy() != masks[0]).any()
     resumed = SeededDropout(0.5, seed=3)
     resumed.build((None, 64))
-    resumed.set_weights([np.int64(2)])  # as a checkpoint after two steps would
+    resumed.set_weights([np.int64(2), np.float32(0.5), np.int64(3)])  # as a checkpoint after two steps would
     np.testing.assert_array_equal(resumed(ones, training=True), masks[2])

@@ -141,6 +141,7 @@ class FeaturesConfig(_Group):
     engine: Literal["auto", "xnnpack", "constants", "tensorflow"] = Field(
         description="auto, xnnpack, constants or tensorflow"
     )
+    memory_budget_mb: int = Field(ge=0, description="a whole number of megabytes from 0")
 
 
 class LoopConfig(_Group):
@@ -197,7 +198,9 @@ class Config(_Group):
     patience: PositiveInt | None = Field(description="a whole number of epochs from 1, or null")
     augment: Augmentation = Field(description="none, flip or standard")
     seed: int = Field(ge=0, lt=2**31, description="a whole number from 0 and below 2^31")
+    init_head: Literal["random", "probe"] = Field(description="random or probe")
     deterministic: bool = Field(description="true or false")
+    mixed_precision: bool | Literal["auto"] = Field(description="auto, true or false")
     jit_compile: bool = Field(description="true or false")
 
     @model_validator(mode="before")
@@ -242,6 +245,15 @@ class Config(_Group):
             )
         return self
 
+    @model_validator(mode="after")
+    def _probe_has_a_purpose(self) -> Config:
+        if self.init_head == "probe" and not self.trainable:
+            raise ValueError(
+                "init_head=probe: the head is trained on the frozen backbone before fine-tuning starts, and with "
+                "trainable=false there is none; allowed is init_head=random, or trainable=true"
+            )
+        return self
+
     @property
     def cached_features(self) -> bool:
         """Whether the head is trained on stored features."""
@@ -252,6 +264,18 @@ class Config(_Group):
         """Side in pixels of the images that the backbone is given."""
         return self.dataset.image_size or self.backbone.input_size
 
+    def probe(self) -> Config:
+        """The run that trains the head for `init_head=probe`: the same one with the backbone frozen."""
+        return self.model_copy(
+            update={
+                "trainable": False,
+                "init_head": "random",
+                "learning_rate": self.default_learning_rates.frozen,
+                "augment": "none",
+                "features": self.features.model_copy(update={"mode": "cached"}),
+            }
+        )
+
     def flat(self) -> dict[str, Scalar]:
         """Every leaf under its dotted name, as the record's params want them; lists as text."""
         return flatten(self.model_dump())
@@ -261,8 +285,11 @@ class Config(_Group):
         # The learning rate in use counts, not the pair that it may have been chosen from.
         decisive = self.model_dump(exclude={"tracking", "default_learning_rates", "loop"})
         decisive["loop"] = self.loop.name
+        if self.init_head == "probe":
+            decisive["probe_learning_rate"] = self.default_learning_rates.frozen
         decisive["dataset"].pop("path", None)  # the data's own digest stands for its content
         decisive["backbone"].pop("name")
+        decisive["features"].pop("memory_budget_mb")
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy.typing as npt
 import tensorflow as tf
 import tf_keras
 
@@ -13,7 +17,8 @@ class SeededDropout(tf_keras.layers.Layer):
 
     Keras' own Dropout draws from a generator that is in no checkpoint and that an earlier model in the same
     process moves on: a resumed run, or the second trial of a warm worker, would see other masks. Here the step
-    counter is a weight, so it is saved and restored with the model.
+    counter is a weight, so it is saved and restored with the model. Rate and seed are weights too, so that training
+    steps are compiled once for all rates and seeds.
 
     Args:
         rate: Fraction of the values set to 0 in training; the others are scaled by 1 / (1 - rate).
@@ -22,22 +27,31 @@ class SeededDropout(tf_keras.layers.Layer):
 
     def __init__(self, rate: float, seed: int, **options: object) -> None:
         super().__init__(**options)
-        self.rate = rate
-        self.seed = seed
+        self._initial = {"step": 0, "rate": rate, "seed": seed}
 
     def build(self, input_shape: tf.TensorShape) -> None:
-        self.step = self.add_weight("step", shape=(), dtype=tf.int64, initializer="zeros", trainable=False)
+        self.step, self.rate, self.seed = (
+            self.add_weight(
+                name,
+                shape=(),
+                dtype=tf.float32 if name == "rate" else tf.int64,
+                initializer=tf_keras.initializers.Constant(value),
+                trainable=False,
+            )
+            for name, value in self._initial.items()
+        )
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         if not training:
             return inputs
-        key = tf.stack([tf.constant(self.seed, tf.int64), self.step.assign_add(1)])
+        key = tf.stack([self.seed, self.step.assign_add(1)])
         # Philox by name: the default algorithm differs between devices.
-        return tf.nn.experimental.stateless_dropout(inputs, self.rate, seed=key, rng_alg="philox")
+        return tf.nn.experimental.stateless_dropout(inputs, self.rate.read_value(), seed=key, rng_alg="philox")
 
 
 HEAD = "head"
+BACKBONE = "backbone"
 
 
 def build_head(feature_width: int, config: Config, *, classes: int) -> tf_keras.Model:
@@ -70,12 +84,31 @@ def build_model(backbone: tf_keras.layers.Layer, config: Config, *, classes: int
     return tf_keras.Model(images, build_head(features.shape[-1], config, classes=classes)(features))
 
 
+def head_of(model: tf_keras.Model) -> tf_keras.Model:
+    """The head of what `build_model` or `build_head` gave."""
+    return model if model.name == HEAD else model.get_layer(HEAD)
+
+
+def reset(model: tf_keras.Model, config: Config, pretrained: Sequence[npt.NDArray[Any]]) -> None:
+    """Makes a trained model what it was when it was built, but with the dropout rate and the seed of `config`.
+
+    Args:
+        model: By `build_head` or `build_model`, for a configuration that differs in those two alone.
+        config: As for `build_head`.
+        pretrained: The weights of the backbone before training; empty if training did not change them.
+    """
+    head = head_of(model)
+    head.set_weights(build_head(head.input_shape[-1], config, classes=head.output_shape[-1]).get_weights())
+    if pretrained:
+        model.get_layer(BACKBONE).set_weights(pretrained)
+
+
 def trained_part(model: tf_keras.Model, config: Config) -> tf_keras.Model:
     """What training changes, and so what checkpoints hold: the whole model, or its head on a frozen backbone.
 
     A frozen backbone is known by its digest; writing it after every epoch would only cost time and space.
     """
-    return model if config.trainable or model.name == HEAD else model.get_layer(HEAD)
+    return model if config.trainable else head_of(model)
 
 
 def scale_pixels(pixels: tf.Tensor, config: Config) -> tf.Tensor:

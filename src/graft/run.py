@@ -1,8 +1,7 @@
 """One run: the one place where the configuration becomes objects.
 
 `train` is the task of `train.py`: it checks, records and runs. `run` is for programs that bring their own
-configuration and recorder. TensorFlow is imported only once the configuration and the data set are known to be
-usable: a mistake should not cost ten seconds.
+configuration and recorder.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,39 +21,18 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from graft import backbones, provenance, runtime, trial
+from graft import provenance, trial
 from graft.config import Config, from_hydra
-from graft.data import splits
 from graft.errors import ConfigError, FailedTrial, Interrupted
+from graft.preparation import Prepared, prepare
 
 if TYPE_CHECKING:
-    import tf_keras
-
-    from graft.backbones import SavedBackbone
     from graft.data.pipeline import Data
-    from graft.features.store import Features
     from graft.loop.result import StopReason, StopSignal, TrainResult
     from graft.tracking.mlflow_recorder import MlflowRecorder
     from graft.tracking.recorder import Recorder
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a run consists of, checked against each other, before anything is recorded.
-
-    Attributes:
-        data: Its inputs are what the model takes.
-        backbone: The SavedModel and its digest.
-        model: Images to logits; on stored features only the head.
-        features: The stored features, if the head is trained on them.
-    """
-
-    data: Data
-    backbone: SavedBackbone
-    model: tf_keras.Model
-    features: Features | None = None
 
 
 def train(composed: DictConfig) -> float | dict[str, float]:
@@ -103,30 +81,6 @@ def run(config: Config, recorder: Recorder, directory: Path, stop_reason: StopSi
     return _fit(config, prepare(config), recorder, directory, stop_reason)
 
 
-def prepare(config: Config) -> Prepared:
-    """Finds the images and the backbone, and builds the model.
-
-    Raises:
-        ConfigError: if the data set or the backbone cannot be used, or they do not fit each other.
-    """
-    backbones.check(config.backbone)
-    images, parts = splits.choose(config.dataset)
-    runtime.set_up(config)
-    from graft.data import pipeline
-    from graft.features.extract import extract
-    from graft.model import build_head, build_model
-
-    data = pipeline.prepare(images, parts, config)
-    backbone = backbones.resolve(config.backbone)
-    classes = len(data.class_names)
-    if config.cached_features:
-        features = extract(data, backbone, config)
-        head = build_head(features.width, config, classes=classes)
-        return Prepared(replace(data, inputs=features), backbone, head, features)
-    layer = backbones.hub_layer(backbone, config.backbone, config.trainable, image_size=config.image_size)
-    return Prepared(data, backbone, build_model(layer, config, classes=classes))
-
-
 def run_name(config: Config) -> str:
     """What the run is called in MLflow, such as ``finetune lr=1e-05 w=512 d=0.2``."""
     kind = "finetune" if config.trainable else "frozen"
@@ -140,14 +94,40 @@ def _fit(
     from graft.loop import gradient_tape
 
     data, features = prepared.data, prepared.features
-    result = gradient_tape.fit(prepared.model, data, config, directory, recorder, stop_reason)
+    probe = _probe(config, prepared, directory) if config.init_head == "probe" else {}
+    result = gradient_tape.fit(prepared.trainer, data, config, directory, recorder, stop_reason)
     if features is None:
-        return result
+        return replace(result, probe=probe)
     return replace(
         result,
         feature_extraction_seconds=features.extraction_seconds,
         saved_seconds=features.seconds_an_image * (len(data.splits.train) + len(data.splits.val)),
     )
+
+
+def _probe(config: Config, prepared: Prepared, directory: Path) -> dict[str, float]:
+    """Trains the head on the frozen backbone, and starts `prepared`'s model from it (linear probing, then fine-tuning).
+
+    Source: Kumar et al., Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution, ICLR 2022.
+    """
+    from graft.loop import gradient_tape
+    from graft.model import head_of
+    from graft.tracking.recorder import MemoryRecorder
+
+    started = time.perf_counter()
+    frozen = config.probe()
+    probe = prepare(frozen)
+    # A few seconds, so it is not stopped half-way; its own checkpoints make it a matter of none in a second attempt.
+    result = gradient_tape.fit(probe.trainer, probe.data, frozen, directory / "probe", MemoryRecorder(), lambda: None)
+    best, head = head_of(probe.model).trainable_variables, head_of(prepared.model).trainable_variables
+    for variable, trained in zip(head, best, strict=True):
+        variable.assign(trained)
+    metrics = {
+        "probe_val_accuracy": result.history[result.best_epoch]["val_accuracy"],
+        "probe_seconds": time.perf_counter() - started,
+    }
+    log.info("Fine-tuning starts from a head with a validation accuracy of %(probe_val_accuracy).4f", metrics)
+    return metrics
 
 
 def _claim(directory: Path, config: Config, prepared: Prepared) -> None:
@@ -248,6 +228,7 @@ def _tags(config: Config, prepared: Prepared) -> dict[str, str]:
         "graft.backbone_sha256": prepared.backbone.sha256,
         "graft.lock_sha256": provenance.lock_sha256(),
         "graft.commit": provenance.commit(),
+        "graft.mixed_precision": str(prepared.trainer.half_precision).lower(),
         "graft.features": "cached" if prepared.features else "live",
         **({"graft.features_engine": prepared.features.engine} if prepared.features else {}),
         "graft.overrides": " ".join(HydraConfig.get().overrides.task),

@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from graft.config import Config
+from graft.errors import ConfigError
 
 log = logging.getLogger(__name__)
+
+TENSOR_CORES = (7, 0)  # the compute capability of the first GPUs that multiply float16 matrices faster
 
 
 def set_up(config: Config) -> None:
@@ -24,17 +27,57 @@ def set_up(config: Config) -> None:
 
             tf.config.list_physical_devices()  # the rest of the messages comes with the first look for GPUs
     import tensorflow as tf
-    import tf_keras
     from tensorflow.python.framework import config as tf_config  # tf.config can turn determinism on, but not off
 
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)  # several processes may share it
-    tf_keras.backend.clear_session()  # layers are named and numbered as in a new process
-    tf_keras.utils.set_random_seed(config.seed)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     else:
         tf_config.disable_op_determinism()
+
+
+def half_precision(config: Config) -> bool:
+    """Whether matrices are multiplied in float16, with variables and everything sensitive in float32.
+
+    TensorFlow rewrites the graph for it, so that it reaches into the modules of TF Hub, which Keras' policies do
+    not. A head on stored features has nothing to gain.
+
+    Raises:
+        ConfigError: for ``mixed_precision=true`` where no GPU gains from it.
+    """
+    import tensorflow as tf
+
+    if config.mixed_precision is False:
+        return False
+    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    gains = any(details.get("compute_capability", (0, 0)) >= TENSOR_CORES for details in gpus)
+    if config.mixed_precision is True and not gains:
+        raise ConfigError(
+            "mixed_precision=true: there is no GPU here that gains from it (compute capability "
+            f"{TENSOR_CORES[0]}.{TENSOR_CORES[1]} or above); allowed here are mixed_precision=auto and false"
+        )
+    return gains and not config.cached_features
+
+
+def set_precision(config: Config) -> None:
+    """Makes TensorFlow run the functions that follow as `half_precision` says."""
+    import tensorflow as tf
+
+    half = half_precision(config)
+    if half or tf.config.optimizer.get_experimental_options().get("auto_mixed_precision"):
+        tf.config.optimizer.set_experimental_options({"auto_mixed_precision": half})
+
+
+def forget(config: Config) -> None:
+    """Makes Keras, and every generator of random numbers, what they are in a new process.
+
+    TensorFlow then prepares every function once more before it runs it: a second of a head's, ten of a backbone's.
+    """
+    import tf_keras
+
+    tf_keras.backend.clear_session()
+    tf_keras.utils.set_random_seed(config.seed)
 
 
 @contextmanager

@@ -76,6 +76,18 @@ def test_a_momentum_for_a_module_that_takes_none_is_refused_when_it_is_trained(p
     assert "backbone.batch_norm_momentum=0.9" in refusal(plain, trainable=True, batch_norm_momentum=0.9)
 
 
+def test_a_module_that_draws_random_numbers_is_known(tmp_path: Path, plain: Path) -> None:
+    def noisy(images: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_mean(images, (1, 2)) + tf.random.normal((3,), seed=1)
+
+    def keyed(images: tf.Tensor) -> tf.Tensor:  # the same numbers each time
+        return tf.reduce_mean(images, (1, 2)) + tf.random.stateless_normal((3,), (1, 2))
+
+    assert backbones.draws(layer_of(save_module(tmp_path / "noisy", noisy)))
+    assert not backbones.draws(layer_of(save_module(tmp_path / "keyed", keyed)))
+    assert not backbones.draws(layer_of(plain))
+
+
 def test_another_feature_width_is_refused(plain: Path) -> None:
     text = refusal(plain, feature_width=2048)
     assert "backbone.feature_width=2048" in text

@@ -20,7 +20,7 @@ from graft.data.store import open_store
 from graft.features import store
 from graft.features.store import Features, Matrix, features_of
 from graft.paths import CHECKOUT
-from graft.run import prepare
+from graft.preparation import prepare
 
 MakeConfig = Callable[..., Config]
 WIDTH = 3

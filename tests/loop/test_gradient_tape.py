@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.python.framework import config as tf_config
+from tests.features.modules import Convolutions, save
 
 from graft.config import Config
-from graft.errors import FailedTrial
+from graft.data.pipeline import InMemory
+from graft.errors import ConfigError, FailedTrial
 from graft.loop import gradient_tape
 from graft.loop.optimizers import make_optimizer
 from graft.loop.result import StopReason, TrainResult
 from graft.model import trained_part
-from graft.run import prepare, run
+from graft.preparation import prepare
+from graft.run import run
 from graft.tracking.recorder import MemoryRecorder
 
 MakeConfig = Callable[..., Config]
@@ -75,7 +78,7 @@ def test_only_fine_tuning_changes_the_backbone(lab: Laboratory, trainable: str, 
     prepared = prepare(config)
     layer = prepared.model.get_layer("backbone")
     before = [weights.copy() for weights in layer.get_weights()]
-    gradient_tape.fit(prepared.model, prepared.data, config, lab.folder / "direct", MemoryRecorder(), lambda: None)
+    gradient_tape.fit(prepared.trainer, prepared.data, config, lab.folder / "direct", MemoryRecorder(), lambda: None)
     after = layer.get_weights()
     assert any((one != two).any() for one, two in zip(before, after, strict=True)) is changed
 
@@ -132,6 +135,69 @@ def test_stored_features_give_the_same_curves_as_the_live_backbone(lab: Laborato
         assert one["val_accuracy"] == two["val_accuracy"]
         assert one == pytest.approx(two, abs=1e-5)
     assert cached.test_accuracy == live.test_accuracy
+
+
+@pytest.mark.parametrize("settings", [["dropout_rate=0.4"], ["optimizer=sgd", "batch_size=128"]])
+def test_an_epoch_in_one_call_gives_what_step_after_step_gives(lab: Laboratory, settings: list[str]) -> None:
+    settings = [*settings, "epochs=3", "loop.log_every=2"]
+    at_once, _ = lab.run(*settings, folder="at_once")
+    streamed, _ = lab.run(*settings, "features.memory_budget_mb=0", folder="streamed")
+    assert isinstance(prepare(lab.config(*settings)).data.inputs, InMemory)
+    assert not isinstance(prepare(lab.config(*settings, "features.memory_budget_mb=0")).data.inputs, InMemory)
+    assert curve(at_once) == curve(streamed)
+    assert (at_once.test_loss, at_once.test_accuracy) == (streamed.test_loss, streamed.test_accuracy)
+
+
+@pytest.mark.parametrize("settings", [[], ["features=live"], ["trainable=true"]])
+def test_trials_that_differ_in_the_sampled_values_share_what_was_traced(lab: Laboratory, settings: list[str]) -> None:
+    settings = [*settings, "epochs=2"]
+    first = prepare(lab.config(*settings, "dropout_rate=0.3")).trainer
+    cold, _ = lab.run(*settings, "dropout_rate=0.2", "learning_rate=0.002", "seed=3", folder="cold")
+    traced = traces(first)
+    assert traced > 0
+    lab.run(*settings, "dropout_rate=0.7", "learning_rate=0.01", folder="between")
+    warm, _ = lab.run(*settings, "dropout_rate=0.2", "learning_rate=0.002", "seed=3", folder="warm")
+    assert prepare(lab.config(*settings, "dropout_rate=0.3")).trainer is first
+    assert traces(first) == traced
+    assert curve(warm) == curve(cold)
+    assert warm.history[0]["learning_rate"] == pytest.approx(0.002)
+    assert prepare(lab.config(*settings, "dropout_rate=0.3", "optimizer=sgd")).trainer is not first
+
+
+def test_a_backbone_with_random_numbers_of_its_own_starts_anew_with_every_trial(lab: Laboratory) -> None:
+    module = save(WithSeededNoise(), lab.folder / "noisy")
+    settings = [f"backbone.url={module}", "features=live", "epochs=2"]
+    first, _ = lab.run(*settings, folder="first")
+    second, _ = lab.run(*settings, folder="second")
+    assert curve(first) == curve(second)
+
+
+class WithSeededNoise(Convolutions):
+    """The generator behind an operation with a seed goes on from call to call."""
+
+    def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        features = super().__call__(images, training)
+        return features + tf.random.normal(tf.shape(features), stddev=0.5, seed=7)
+
+
+def traces(trainer: gradient_tape.Trainer) -> int:
+    functions = (trainer.train_on_batch, trainer.evaluate_batch, trainer.train_on, trainer.evaluate_on)
+    return sum(function.experimental_get_tracing_count() for function in functions)
+
+
+def test_fine_tuning_can_start_from_a_head_that_was_trained_on_the_frozen_backbone(lab: Laboratory) -> None:
+    # Neither the rate nor the moving averages can change anything, so it ends where it starts.
+    settings = ["trainable=true", "epochs=3", "learning_rate=1e-9", "backbone.batch_norm_momentum=0.9999"]
+    frozen, _ = lab.run("epochs=3", "learning_rate=0.01", folder="frozen")
+    plain, _ = lab.run(*settings, folder="plain")
+    probed, _ = lab.run(*settings, "init_head=probe", "default_learning_rates.frozen=0.01", folder="probed")
+    reached = frozen.history[frozen.best_epoch]["val_accuracy"]
+    assert probed.summary()["probe_val_accuracy"] == reached
+    assert probed.history[0]["val_accuracy"] == pytest.approx(reached, abs=0.02)
+    assert plain.history[-1]["val_accuracy"] < reached - 0.3
+    again, _ = lab.run(*settings, "init_head=probe", "default_learning_rates.frozen=0.01", folder="again")
+    assert curve(again) == curve(probed)
+    assert "probe_val_accuracy" not in plain.summary()
 
 
 def test_a_live_run_goes_on_from_the_checkpoint_of_a_cached_one(lab: Laboratory) -> None:
@@ -203,6 +269,39 @@ def test_the_optimisers_follow_their_settings(lab: Laboratory) -> None:
     assert type(make_optimizer(lab.config())).__name__ == "Adam"
 
 
+@pytest.fixture
+def tensor_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU in the listing; what is computed still runs on the CPU, where nothing is rewritten to float16."""
+    gpu = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [gpu])
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *_: None)
+    details = {"compute_capability": (8, 0)}
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: details)
+
+
+def test_mixed_precision_is_refused_where_nothing_gains_from_it(lab: Laboratory) -> None:
+    with pytest.raises(ConfigError, match=r"mixed_precision=true: there is no GPU.*7\.0.*auto and false"):
+        lab.run("mixed_precision=true", "trainable=true")
+
+
+@pytest.mark.usefixtures("tensor_cores")
+def test_with_mixed_precision_the_loss_is_scaled_and_the_gradients_back(lab: Laboratory) -> None:
+    settings = ["trainable=true", "epochs=2", "learning_rate=0.001"]
+    single, _ = lab.run(*settings, "mixed_precision=false", folder="single")
+    assert not tf.config.optimizer.get_experimental_options().get("auto_mixed_precision")
+    half, _ = lab.run(*settings, folder="half")
+    assert tf.config.optimizer.get_experimental_options()["auto_mixed_precision"]
+    trainer = prepare(lab.config(*settings)).trainer
+    assert trainer.half_precision
+    trainer.reset_optimizer(0.001)  # as every run does first
+    assert int(trainer.optimizer.dynamic_counter) == 0
+    # Scales are powers of two: they change no bit but where numbers vanish.
+    for one, two in zip(curve(single), curve(half), strict=True):
+        assert one == pytest.approx(two, abs=1e-5)
+    assert not prepare(lab.config("features=cached")).trainer.half_precision
+    assert not tf.config.optimizer.get_experimental_options()["auto_mixed_precision"]
+
+
 def test_determinism_is_on_unless_it_is_given_up(lab: Laboratory) -> None:
     lab.run("epochs=1", "deterministic=false", folder="loose")
     assert not tf_config.is_op_determinism_enabled()
@@ -213,6 +312,7 @@ def test_determinism_is_on_unless_it_is_given_up(lab: Laboratory) -> None:
 def test_xla_gives_the_same_training(lab: Laboratory) -> None:
     plain, _ = lab.run("epochs=1", folder="plain")
     compiled, _ = lab.run("epochs=1", "jit_compile=true", folder="compiled")
+    assert compiled.history[0]["val_accuracy"] == pytest.approx(plain.history[0]["val_accuracy"], abs=0.02)
     assert compiled.history[0]["train_loss"] == pytest.approx(plain.history[0]["train_loss"], rel=1e-3)
 
 

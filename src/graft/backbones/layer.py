@@ -16,6 +16,20 @@ if TYPE_CHECKING:
     import tensorflow_hub as hub
 
 
+# Operations that draw random numbers, without those whose seed is an argument.
+RANDOM = (
+    "Random",
+    "TruncatedNormal",
+    "ParameterizedTruncatedNormal",
+    "Multinomial",
+    "StatefulUniform",
+    "StatefulStandardNormal",
+    "StatefulTruncatedNormal",
+    "StatefulRandom",
+    "NonDeterministicInts",
+)
+
+
 def hub_layer(
     saved: SavedBackbone, backbone: Backbone, trainable: bool, image_size: int | None = None
 ) -> hub.KerasLayer:
@@ -88,6 +102,13 @@ def hub_layer(
             # Traced, not run: running it would move the averages of the batch norms.
             tf.function(lambda images: layer.call(images, training=True)).get_concrete_function(images)
     return layer
+
+
+def draws(layer: hub.KerasLayer) -> bool:
+    """Whether the module draws random numbers, as one with dropout or augmentation inside does."""
+    graphs = [function.graph.as_graph_def() for function in layer.resolved_object.__call__.concrete_functions]
+    bodies = [body for graph in graphs for body in (graph.node, *(held.node_def for held in graph.library.function))]
+    return any(node.op.startswith(RANDOM) for body in bodies for node in body)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,6 +26,28 @@ class Inputs(Protocol):
 
     def take(self, rows: Rows) -> npt.NDArray[Any]:
         """The inputs of the images at `rows`, as [rows, …]. May be called from several threads."""
+
+
+class InMemory:
+    """Inputs and labels as tensors, for loops that run a whole epoch in one call.
+
+    Args:
+        inputs: They have to fit into memory.
+        labels: int32 [images].
+    """
+
+    def __init__(self, inputs: Inputs, labels: npt.NDArray[np.int32]) -> None:
+        self._inputs = inputs
+        self.tensors = (tf.constant(inputs.take(np.arange(len(labels)))), tf.constant(labels))
+
+    @property
+    def spec(self) -> tf.TensorSpec:
+        """Shape and dtype of one input."""
+        return self._inputs.spec
+
+    def take(self, rows: Rows) -> npt.NDArray[Any]:
+        """The inputs of the images at `rows`, as [rows, …]."""
+        return self._inputs.take(rows)
 
 
 @dataclass(frozen=True)
@@ -51,12 +74,16 @@ class Data:
     def class_names(self) -> tuple[str, ...]:
         return self.images.class_names
 
+    def train_order(self, *, seed: int, epoch: int) -> Rows:
+        """The rows of the training split as the epoch sees them, int64 [images]: `seed` and `epoch` decide."""
+        return np.random.default_rng([seed, epoch]).permutation(self.splits.train)
+
     def train_batches(self, batch_size: int, *, seed: int, epoch: int) -> tf.data.Dataset:
         """The training split, augmented, in an order that `seed` and `epoch` alone decide.
 
         So an epoch that is run again after a crash sees the same batches as it would have without one.
         """
-        order = np.random.default_rng([seed, epoch]).permutation(self.splits.train)
+        order = self.train_order(seed=seed, epoch=epoch)
         batches = self.batches(order, batch_size)
         if self.augmentation == "none":
             return batches
@@ -81,6 +108,12 @@ class Data:
             return tf.ensure_shape(taken, (None, *spec.shape)), tf.ensure_shape(classes, (None,))
 
         return tf.data.Dataset.from_tensor_slices(rows).batch(batch_size).map(load, num_parallel_calls=2).prefetch(2)
+
+
+def in_memory(inputs: Inputs, labels: npt.NDArray[np.int32], budget_mb: int) -> Inputs:
+    """`inputs` in memory if they are no larger than `budget_mb` megabytes of 10^6 bytes, else as they are."""
+    size = len(labels) * inputs.spec.dtype.size * math.prod(inputs.spec.shape)
+    return InMemory(inputs, labels) if size <= budget_mb * 10**6 else inputs
 
 
 def prepare(images: ImageSet, parts: Splits, config: Config) -> Data:

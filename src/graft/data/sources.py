@@ -6,6 +6,7 @@ a file system lists them decide anything downstream.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable
@@ -129,7 +130,14 @@ def _image_folder(config: ImageFolderConfig) -> ImageSet:
 
 def _file_sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        state = path.stat()
+        return _sha256_of(path, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
     except OSError as error:
         raise ConfigError(f"dataset.path: {path} cannot be read: {error.strerror}") from error
+
+
+@functools.cache  # a warm worker asks before every trial, and a large set takes minutes to read
+def _sha256_of(path: Path, *_state: int) -> str:
+    """The digest of a file that is still what its `_state` says."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,32 +2,97 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import tensorflow as tf
 import tf_keras
 
+from graft import runtime
 from graft.config import Config
-from graft.data.pipeline import Data
+from graft.data.pipeline import Data, InMemory
+from graft.data.splits import Rows
 from graft.errors import FailedTrial
 from graft.loop.checkpoints import Checkpoints
-from graft.loop.optimizers import make_optimizer
+from graft.loop.optimizers import make_optimizer, state_of
 from graft.loop.result import StopReason, StopSignal, TrainResult, best_epoch
 from graft.model import trained_part
 from graft.tracking.recorder import Recorder
 
 
-def fit(
-    model: tf_keras.Model, data: Data, config: Config, directory: Path, recorder: Recorder, stop_reason: StopSignal
-) -> TrainResult:
-    """Trains `model`, goes on from its latest checkpoint if there is one, and tests the best checkpoint.
+class Trainer:
+    """A model, its optimiser and the compiled steps that train it, for any number of runs, one after the other.
+
+    Tracing the steps takes longer than many a training of a head. What differs between the trials of a sweep, the
+    learning rate, the dropout rate and the seed, are variables in them, so one trace serves all.
 
     Args:
         model: The data's inputs, images or features, to logits [batch, classes].
+        config: The optimiser, and whether XLA compiles the steps.
+    """
+
+    def __init__(self, model: tf_keras.Model, config: Config) -> None:
+        self.model = model
+        self.half_precision = runtime.half_precision(config)
+        self.optimizer = make_optimizer(config, scale_loss=self.half_precision)
+        self.optimizer.build(model.trainable_variables)
+        self._unused_optimizer = [variable.numpy() for variable in state_of(self.optimizer)]
+        self._loss_function = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        self._mean_loss = tf_keras.metrics.Mean()
+        self._accuracy = tf_keras.metrics.SparseCategoricalAccuracy()
+        compiled = functools.partial(tf.function, jit_compile=config.jit_compile)
+        self.train_on_batch = compiled(self._train_on_batch, reduce_retracing=True)
+        self.evaluate_batch = compiled(self._evaluate_batch, reduce_retracing=True)
+        # The same steps, for inputs that lie in memory: a whole epoch in one call.
+        every_batch = functools.partial(_every_batch, known_shapes=config.jit_compile)
+        self.train_on = compiled(functools.partial(every_batch, self._train_on_batch))
+        self.evaluate_on = compiled(functools.partial(every_batch, self._evaluate_batch))
+
+    def _train_on_batch(self, inputs: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """One training step; mean loss and accuracy since the last reset, this batch included."""
+        with tf.GradientTape() as tape:
+            logits = self.model(inputs, training=True)
+            loss = self._loss_function(labels, logits) + tf.add_n([0.0, *self.model.losses])
+            minimised = self.optimizer.get_scaled_loss(loss) if self.half_precision else loss
+        gradients = tape.gradient(minimised, self.model.trainable_variables)
+        if self.half_precision:
+            gradients = self.optimizer.get_unscaled_gradients(gradients)
+        self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables, strict=True))
+        return self._count(loss, labels, logits)
+
+    def _evaluate_batch(self, inputs: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Loss and accuracy without training, as means since the last reset."""
+        logits = self.model(inputs, training=False)
+        return self._count(self._loss_function(labels, logits), labels, logits)
+
+    def _count(self, loss: tf.Tensor, labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        self._mean_loss.update_state(loss, sample_weight=tf.shape(labels)[0])  # the last batch may be smaller
+        self._accuracy.update_state(labels, logits)
+        return self._mean_loss.result(), self._accuracy.result()
+
+    def reset_optimizer(self, learning_rate: float) -> None:
+        """Makes the optimiser what it was before the first step of any run."""
+        for variable, value in zip(state_of(self.optimizer), self._unused_optimizer, strict=True):
+            variable.assign(value)
+        self.optimizer.learning_rate = learning_rate
+
+    def reset_means(self) -> None:
+        self._mean_loss.reset_state()
+        self._accuracy.reset_state()
+
+
+def fit(
+    trainer: Trainer, data: Data, config: Config, directory: Path, recorder: Recorder, stop_reason: StopSignal
+) -> TrainResult:
+    """Trains, goes on from the latest checkpoint if there is one, and tests the best checkpoint.
+
+    Args:
+        trainer: Holds the untrained model.
         data: The three splits.
-        config: Epochs, batch size, optimiser and seeds.
+        config: Epochs, batch size, learning rate and seed.
         directory: The run's folder; checkpoints go under it.
         recorder: Gets the metrics of every epoch, and loss and accuracy every `loop.log_every` steps.
         stop_reason: Asked after every epoch but the last whether to stop, and why.
@@ -35,75 +100,33 @@ def fit(
     Raises:
         FailedTrial: with the cause ``diverged`` once a loss is no longer a finite number.
     """
-    optimizer = make_optimizer(config)
-    loss_function = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    mean_loss = tf_keras.metrics.Mean()
-    accuracy = tf_keras.metrics.SparseCategoricalAccuracy()
-
-    @tf.function(jit_compile=config.jit_compile, reduce_retracing=True)
-    def train_step(inputs: tf.Tensor, labels: tf.Tensor) -> None:
-        with tf.GradientTape() as tape:
-            logits = model(inputs, training=True)
-            loss = loss_function(labels, logits) + tf.add_n([0.0, *model.losses])
-        gradients = tape.gradient(loss, model.trainable_variables)
-        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-        mean_loss.update_state(loss, sample_weight=tf.shape(labels)[0])
-        accuracy.update_state(labels, logits)
-
-    @tf.function(jit_compile=config.jit_compile, reduce_retracing=True)
-    def evaluation_step(inputs: tf.Tensor, labels: tf.Tensor) -> None:
-        logits = model(inputs, training=False)
-        mean_loss.update_state(loss_function(labels, logits), sample_weight=tf.shape(labels)[0])
-        accuracy.update_state(labels, logits)
-
-    def results() -> tuple[float, float]:
-        """Loss and accuracy since they were last reset."""
-        loss = float(mean_loss.result())
-        if not math.isfinite(loss):
-            raise FailedTrial(f"The loss is {loss} at learning_rate={config.learning_rate:g}", cause="diverged")
-        return loss, float(accuracy.result())
-
-    def reset() -> None:
-        mean_loss.reset_state()
-        accuracy.reset_state()
-
-    def evaluate(batches: tf.data.Dataset) -> tuple[float, float]:
-        reset()
-        for inputs, labels in batches:
-            evaluation_step(inputs, labels)
-        return results()
-
-    checkpoints = Checkpoints(directory, trained_part(model, config), optimizer)
+    trainer.reset_optimizer(config.learning_rate)
+    checkpoints = Checkpoints(directory, trained_part(trainer.model, config), trainer.optimizer)
     history = checkpoints.restore_latest()
     for epoch, metrics in enumerate(history):
         # A process that died may have saved an epoch and not recorded it; recorders pass over what they have.
         recorder.log_metrics(metrics, step=epoch)
     steps = math.ceil(len(data.splits.train) / config.batch_size)
-    validation = data.batches(data.splits.val, config.batch_size)
     stopped: StopReason | None = None
     for epoch in range(len(history), config.epochs):
         if config.patience and history and epoch - 1 - best_epoch(history) >= config.patience:
             break
         started = time.perf_counter()
-        reset()
-        batches = data.train_batches(config.batch_size, seed=config.seed, epoch=epoch)
-        for step, (inputs, labels) in enumerate(batches, start=1):
-            train_step(inputs, labels)
+        for step, train_loss, train_accuracy in _train(trainer, data, config, epoch):
             if step % config.loop.log_every == 0 or step == steps:
-                loss, correct = results()
-                recorder.log_step({"loss": loss, "accuracy": correct}, step=epoch * steps + step, epoch=epoch, of=steps)
-        train_loss, train_accuracy = results()
+                metrics = {"loss": _finite(train_loss, config), "accuracy": float(train_accuracy)}
+                recorder.log_step(metrics, step=epoch * steps + step, epoch=epoch, of=steps)
         trained = time.perf_counter()
-        val_loss, val_accuracy = evaluate(validation)
+        val_loss, val_accuracy = _evaluate(trainer, data, data.splits.val, config)
         history.append(
             {
-                "train_loss": train_loss,
-                "train_accuracy": train_accuracy,
+                "train_loss": metrics["loss"],
+                "train_accuracy": metrics["accuracy"],
                 "val_loss": val_loss,
                 "val_accuracy": val_accuracy,
                 "epoch_seconds": time.perf_counter() - started,
                 "images_per_second": len(data.splits.train) / (trained - started),
-                "learning_rate": float(optimizer.learning_rate),
+                "learning_rate": float(trainer.optimizer.learning_rate),
             }
         )
         checkpoints.save(history)
@@ -115,6 +138,65 @@ def fit(
     if stopped is None:
         checkpoints.restore_best(history)
         checkpoints.keep_best_only(history)
-        test_loss, test_accuracy = evaluate(data.batches(data.splits.test, config.batch_size))
-    parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+        test_loss, test_accuracy = _evaluate(trainer, data, data.splits.test, config)
+    parameters = sum(math.prod(variable.shape) for variable in trainer.model.trainable_variables)
     return TrainResult(history, test_loss, test_accuracy, parameters, stopped)
+
+
+def _train(trainer: Trainer, data: Data, config: Config, epoch: int) -> Iterator[tuple[int, tf.Tensor, tf.Tensor]]:
+    """Trains one epoch; yields for every step, counted from 1, the epoch's mean loss and accuracy so far."""
+    trainer.reset_means()
+    if isinstance(data.inputs, InMemory):
+        rows = data.train_order(seed=config.seed, epoch=epoch)
+        losses, accuracies = trainer.train_on(*data.inputs.tensors, tf.constant(rows), config.batch_size)
+        yield from zip(range(1, len(losses) + 1), losses.numpy(), accuracies.numpy(), strict=True)
+        return
+    batches = data.train_batches(config.batch_size, seed=config.seed, epoch=epoch)
+    for step, (inputs, labels) in enumerate(batches, start=1):
+        yield step, *trainer.train_on_batch(inputs, labels)
+
+
+def _evaluate(trainer: Trainer, data: Data, rows: Rows, config: Config) -> tuple[float, float]:
+    """Mean loss and accuracy over the images at `rows`, each of them counting alike."""
+    trainer.reset_means()
+    if isinstance(data.inputs, InMemory):
+        losses, accuracies = trainer.evaluate_on(*data.inputs.tensors, tf.constant(rows), config.batch_size)
+        loss, accuracy = losses[-1], accuracies[-1]
+    else:
+        for inputs, labels in data.batches(rows, config.batch_size):
+            loss, accuracy = trainer.evaluate_batch(inputs, labels)
+    return _finite(loss, config), float(accuracy)
+
+
+def _every_batch(
+    on_batch: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    inputs: tf.Tensor,
+    labels: tf.Tensor,
+    rows: tf.Tensor,
+    batch_size: int,
+    known_shapes: bool,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """`on_batch` for one batch of `rows` after the other, in the graph; what it gave, as [batches] and [batches].
+
+    The last batch may be smaller. XLA has to know every shape, so for it that batch is taken out of the loop, at the
+    price of tracing `on_batch` twice.
+    """
+    batches, rest = math.ceil(rows.shape[0] / batch_size), rows.shape[0] % batch_size
+    alike = batches - 1 if known_shapes and rest else batches
+    losses = tf.TensorArray(tf.float32, size=batches, element_shape=())
+    accuracies = tf.TensorArray(tf.float32, size=batches, element_shape=())
+    for batch in tf.range(alike):
+        start = batch * batch_size
+        taken = tf.slice(rows, [start], [batch_size]) if known_shapes else rows[start : start + batch_size]
+        loss, accuracy = on_batch(tf.gather(inputs, taken), tf.gather(labels, taken))
+        losses, accuracies = losses.write(batch, loss), accuracies.write(batch, accuracy)
+    if alike < batches:
+        loss, accuracy = on_batch(tf.gather(inputs, rows[-rest:]), tf.gather(labels, rows[-rest:]))
+        losses, accuracies = losses.write(alike, loss), accuracies.write(alike, accuracy)
+    return losses.stack(), accuracies.stack()
+
+
+def _finite(loss: tf.Tensor, config: Config) -> float:
+    if not math.isfinite(loss):
+        raise FailedTrial(f"The loss is {float(loss)} at learning_rate={config.learning_rate:g}", cause="diverged")
+    return float(loss)

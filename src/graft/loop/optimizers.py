@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import tensorflow as tf
 import tf_keras
 
 from graft.config import AdamConfig, AdamWConfig, Config
 
 
-def make_optimizer(config: Config) -> tf_keras.optimizers.Optimizer:
-    """The configured optimiser at the configured learning rate, its other settings Keras' own."""
+def make_optimizer(config: Config, *, scale_loss: bool = False) -> tf_keras.optimizers.Optimizer:
+    """The configured optimiser at the configured learning rate, its other settings Keras' own.
+
+    Args:
+        config: Names it.
+        scale_loss: Scale the loss, so that gradients in float16 do not vanish, and skip steps in which they overflow.
+    """
+    optimizer = _plain(config)
+    return tf_keras.mixed_precision.LossScaleOptimizer(optimizer) if scale_loss else optimizer
+
+
+def state_of(optimizer: tf_keras.optimizers.Optimizer) -> list[tf.Variable]:
+    """Every variable of a built optimiser; Keras leaves those of loss scaling out of `variables`."""
+    scaling = getattr(optimizer, "_loss_scale", None)
+    return [*optimizer.variables, *(scaling._weights.values() if scaling is not None else ())]
+
+
+def _plain(config: Config) -> tf_keras.optimizers.Optimizer:
     chosen = config.optimizer
     if isinstance(chosen, AdamConfig):
         return tf_keras.optimizers.Adam(config.learning_rate)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 SUMMARY_METRICS = (
@@ -40,6 +40,7 @@ class TrainResult:
         stopped: Why training ended before its time, or None. Running out of `patience` is no such reason.
         feature_extraction_seconds: What this run paid to extract features; 0 if it found them, or needed none.
         saved_seconds: What stored features saved an epoch, measured when they were extracted; 0 without them.
+        probe: What the head's training before fine-tuning reached and took; empty without one.
     """
 
     history: History
@@ -49,6 +50,7 @@ class TrainResult:
     stopped: StopReason | None
     feature_extraction_seconds: float = 0.0
     saved_seconds: float = 0.0
+    probe: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def best_epoch(self) -> int:
@@ -65,6 +67,7 @@ class TrainResult:
             "trainable_parameters": float(self.trainable_parameters),
             "feature_extraction_seconds": self.feature_extraction_seconds,
             "epoch_seconds_live": typical_epoch_seconds(self.history) + self.saved_seconds,
+            **self.probe,
         }
         if self.test_loss is not None and self.test_accuracy is not None:
             metrics |= {"test_loss": self.test_loss, "test_accuracy": self.test_accuracy}

@@ -1,0 +1,136 @@
+"""From a configuration to what is trained: the images, the backbone, the model and its compiled steps.
+
+A process keeps what it prepared last. A warm worker then reads no image, loads no backbone and traces no function
+for a trial whose settings differ in learning rate, dropout rate or seed alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from graft import backbones, runtime
+from graft.config import Config
+from graft.data import splits
+from graft.paths import cache
+from graft.warm import Kept
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import tf_keras
+
+    from graft.backbones import SavedBackbone
+    from graft.data.pipeline import Data, Inputs
+    from graft.features.store import Features
+    from graft.loop.gradient_tape import Trainer
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run consists of, checked against each other, before anything is recorded.
+
+    Attributes:
+        data: Its inputs are what the model takes.
+        backbone: The SavedModel and its digest.
+        trainer: The untrained model, images to logits or on stored features only the head, and its compiled steps.
+            The process has one for all runs of a kind: prepare again before another of them is trained.
+        features: The stored features, if the head is trained on them.
+    """
+
+    data: Data
+    backbone: SavedBackbone
+    trainer: Trainer
+    features: Features | None = None
+
+    @property
+    def model(self) -> tf_keras.Model:
+        return self.trainer.model
+
+
+def prepare(config: Config) -> Prepared:
+    """Finds the images and the backbone, and builds the model.
+
+    TensorFlow is imported only once the configuration and the data set are known to be usable.
+
+    Raises:
+        ConfigError: if the data set or the backbone cannot be used, or they do not fit each other.
+    """
+    backbones.check(config.backbone)
+    images, parts = splits.choose(config.dataset)
+    runtime.set_up(config)
+    from graft.data import pipeline
+
+    divided = config.dataset.model_dump_json(exclude={"path"})
+    same_data = (str(cache()), images.sha256(), divided, config.image_size, config.augment)
+    data, _ = _data.get(same_data, lambda: pipeline.prepare(images, parts, config))
+    backbone = backbones.resolve(config.backbone)
+    if not config.cached_features:
+        trainer = _trainer(config, backbone, data)
+        runtime.set_precision(config)
+        return Prepared(data, backbone, trainer)
+    runtime.set_precision(config)
+    features, inputs = _stored_features(config, backbone, data, same_data)
+    data = replace(data, inputs=inputs)
+    return Prepared(data, backbone, _trainer(config, backbone, data, features), features)
+
+
+@dataclass(frozen=True)
+class _Warm:
+    trainer: Trainer
+    pretrained: list[npt.NDArray[np.float32]]  # what training changed in the backbone
+    draws: bool  # the backbone has random numbers of its own, which would go on from run to run
+
+
+# Heads are small. Of models with a backbone there is room for one.
+_data: Kept[Data] = Kept(1)
+_features: Kept[tuple[Features, Inputs]] = Kept(1)
+_heads: Kept[_Warm] = Kept(8)
+_models: Kept[_Warm] = Kept(1)
+
+
+def _stored_features(
+    config: Config, backbone: SavedBackbone, data: Data, same_data: Hashable
+) -> tuple[Features, Inputs]:
+    """The features of all images, and how they are fed: from memory if the budget allows."""
+    from graft.data.pipeline import in_memory
+    from graft.features.extract import extract
+
+    def read() -> tuple[Features, Inputs]:
+        features = extract(data, backbone, config)
+        return features, in_memory(features, data.images.labels, config.features.memory_budget_mb)
+
+    same_features = (same_data, backbone.sha256, config.backbone.value_range, config.features.model_dump_json())
+    (features, inputs), kept = _features.get(same_features, read)
+    return replace(features, extraction_seconds=0.0) if kept else features, inputs
+
+
+def _trainer(config: Config, backbone: SavedBackbone, data: Data, features: Features | None = None) -> Trainer:
+    """The untrained model and its compiled steps."""
+    from graft.loop.gradient_tape import Trainer
+    from graft.model import BACKBONE, build_head, build_model, reset
+
+    classes = len(data.class_names)
+
+    def build() -> _Warm:
+        runtime.forget(config)
+        if features is not None:
+            return _Warm(Trainer(build_head(features.width, config, classes=classes), config), [], draws=False)
+        layer = backbones.hub_layer(backbone, config.backbone, config.trainable, image_size=config.image_size)
+        model = build_model(layer, config, classes=classes)
+        pretrained = model.get_layer(BACKBONE).get_weights() if config.trainable else []
+        return _Warm(Trainer(model, config), pretrained, draws=backbones.draws(layer))
+
+    traced = config.model_dump_json(
+        include={"backbone", "optimizer", "trainable", "head_width", "jit_compile", "mixed_precision", "deterministic"}
+    )
+    same_steps = (traced, config.dropout_rate > 0, backbone.sha256, config.image_size, classes)
+    store = _models if features is None else _heads
+    warm, kept = store.get(same_steps, build)
+    if kept and warm.draws:
+        store.drop(same_steps)
+        warm, kept = store.get(same_steps, build)
+    if kept:
+        reset(warm.trainer.model, config, warm.pretrained)
+    return warm.trainer
