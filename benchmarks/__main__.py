@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-SHORT = (["sweep_overhead"], ["sweep_makespan"], ["sweep_pruning"])
-LONG = (*SHORT, ["sweep_scale"])  # 10,000 trials
+SHORT = (["sweep_overhead"], ["sweep_makespan"], ["sweep_pruning", "0"], ["input_pipeline"])
+# Pruning with five seeds, and 10,000 trials.
+LONG = (["sweep_overhead"], ["sweep_makespan"], ["sweep_pruning"], ["input_pipeline"], ["sweep_scale"])
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
 parser.add_argument("--full", action="store_true", help="the long ones, too, and training on all photos")

@@ -26,6 +26,7 @@ LIBRARIES = (
     "ai_edge_litert.interpreter",
     "mlflow",
     "mlflow.entities",
+    "mlflow.store.tracking.sqlalchemy_store",  # else imported with the first connection
     "matplotlib.pyplot",
     "hydra",
     "omegaconf",
