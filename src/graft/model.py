@@ -65,8 +65,7 @@ def build_head(feature_width: int, config: Config, *, classes: int) -> tf_keras.
     layers = [tf_keras.layers.InputLayer((feature_width,))]
     if config.head_width:
         layers.append(_dense(config.head_width, config.seed, activation="relu"))
-        if config.dropout_rate:
-            layers.append(SeededDropout(config.dropout_rate, config.seed))
+        layers.append(SeededDropout(config.dropout_rate, config.seed))  # at rate 0, too: one training step for all
     layers.append(_dense(classes, config.seed + 1))
     return tf_keras.Sequential(layers, name=HEAD)
 

@@ -14,7 +14,7 @@ logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it announces that i
 
 def curves(history: History, path: Path, title: str) -> None:
     """Writes loss and accuracy of training and validation over the epochs as a PNG."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")  # not pyplot: its figures live as long as the process
+    figure = Figure(figsize=(9, 3.6))  # not pyplot: its figures live as long as the process
     epochs = range(1, len(history) + 1)
     for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for split, style in (("train", "--"), ("val", "-")):
@@ -24,5 +24,6 @@ def curves(history: History, path: Path, title: str) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
     figure.suptitle(title)
+    figure.subplots_adjust(0.07, 0.14, 0.985, 0.9)  # known here; finding it out would take longer than the drawing
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

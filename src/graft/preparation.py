@@ -125,7 +125,7 @@ def _trainer(config: Config, backbone: SavedBackbone, data: Data, features: Feat
     traced = config.model_dump_json(
         include={"backbone", "optimizer", "trainable", "head_width", "jit_compile", "mixed_precision", "deterministic"}
     )
-    same_steps = (traced, config.dropout_rate > 0, backbone.sha256, config.image_size, classes)
+    same_steps = (traced, backbone.sha256, config.image_size, classes)
     store = _models if features is None else _heads
     warm, kept = store.get(same_steps, build)
     if kept and warm.draws:

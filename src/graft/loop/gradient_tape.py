@@ -44,8 +44,11 @@ class Trainer:
         self._mean_loss = tf_keras.metrics.Mean()
         self._accuracy = tf_keras.metrics.SparseCategoricalAccuracy()
         compiled = functools.partial(tf.function, jit_compile=config.jit_compile)
-        self.train_on_batch = compiled(self._train_on_batch, reduce_retracing=True)
-        self.evaluate_batch = compiled(self._evaluate_batch, reduce_retracing=True)
+        inputs = model.inputs[0]
+        # Of any batch size from the start: the smaller batch at the end of an epoch is not worth another trace.
+        any_batch = (tf.TensorSpec(inputs.shape, inputs.dtype), tf.TensorSpec((None,), tf.int32))
+        self.train_on_batch = compiled(self._train_on_batch, input_signature=any_batch)
+        self.evaluate_batch = compiled(self._evaluate_batch, input_signature=any_batch)
         # The same steps, for inputs that lie in memory: a whole epoch in one call.
         every_batch = functools.partial(_every_batch, known_shapes=config.jit_compile)
         self.train_on = compiled(functools.partial(every_batch, self._train_on_batch))
