@@ -183,7 +183,7 @@ def test_pruning_takes_what_was_not_used_the_longest(home: Path, cache: Path, ph
         age(cache, kind, seconds)
     open_images(photos)  # used again: now the features are the oldest
     fits = only("images").size + 3000
-    done = run_command(["graft", "cache", "prune", "--max-size", str(fits), "--json"], home)
+    done = run_command(["graft", "cache", "prune", "--max-size", f"{fits}B", "--json"], home)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert [entry["kind"] for entry in told["removed"]] == ["features"]
@@ -194,7 +194,7 @@ def test_pruning_takes_what_was_not_used_the_longest(home: Path, cache: Path, ph
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("0", 0), ("1500", 1500), ("2GB", 2 * 10**9), ("1.5 gib", 3 * 2**29), ("500mb", 5 * 10**8), (".5k", 500)],
+    [("0", 0), ("1500 B", 1500), ("2GB", 2 * 10**9), ("1.5 gib", 3 * 2**29), ("500mb", 5 * 10**8), (".5k", 500)],
 )
 def test_sizes_are_read(text: str, size: int) -> None:
     assert manage.parse_size(text, "--max-size") == size
@@ -202,7 +202,13 @@ def test_sizes_are_read(text: str, size: int) -> None:
 
 @pytest.mark.parametrize(
     ("text", "hint"),
-    [("2GBB", "did you mean 2GB?"), ("-1GB", "allowed is a number from 0"), ("much", "such as 500MB"), ("", "2GB")],
+    [
+        ("2GBB", "did you mean 2GB?"),
+        ("-1GB", "allowed is a number from 0"),
+        ("much", "such as 500MB"),
+        ("", "2GB"),
+        ("5", "a unit"),
+    ],
 )
 def test_a_wrong_size_is_refused(text: str, hint: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -238,7 +238,8 @@ def _verdict(comparison: Comparison) -> str:
 def _trials_table(trials: Sequence[TrialRow]) -> Table:
     # What differs between the trials, without what only follows from it.
     keys = sorted({key for trial in trials for key in trial.params})
-    varied = [key for key in keys if len({trial.params.get(key) for trial in trials}) > 1]
+    told = [trial for trial in trials if trial.params]  # one that failed at once has none
+    varied = [key for key in keys if len({trial.params.get(key) for trial in told}) > 1]
     ranked = sorted(
         trials, key=lambda trial: -1.0 if trial.best_val_accuracy is None else trial.best_val_accuracy, reverse=True
     )

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from graft import backbones, runtime
 from graft.config import Config
 from graft.data import splits
+from graft.errors import ConfigError
 from graft.paths import cache
+from graft.sweep.devices import visible_gpus
 from graft.warm import Kept
 
 if TYPE_CHECKING:
@@ -49,6 +51,17 @@ class Prepared:
         return self.trainer.model
 
 
+def check(config: Config) -> None:
+    """What can be said against backbone and machine before TensorFlow is imported.
+
+    Raises:
+        ConfigError: if the backbone is no usable one, or mixed precision is insisted on without a GPU.
+    """
+    backbones.check(config.backbone)
+    if config.mixed_precision is True and not visible_gpus():
+        raise ConfigError(runtime.NO_TENSOR_CORES)
+
+
 def prepare(config: Config) -> Prepared:
     """Finds the images and the backbone, and builds the model.
 
@@ -57,7 +70,7 @@ def prepare(config: Config) -> Prepared:
     Raises:
         ConfigError: if the data set or the backbone cannot be used, or they do not fit each other.
     """
-    backbones.check(config.backbone)
+    check(config)
     images, parts = splits.choose(config.dataset)
     runtime.set_up(config)
     from graft.data import pipeline
@@ -103,6 +116,7 @@ def _stored_features(
 
     same_features = (same_data, backbone.sha256, config.backbone.value_range, config.features.model_dump_json())
     (features, inputs), kept = _features.get(same_features, read)
+    backbones.check_width(config.backbone, features.width)  # where none was missing, no backbone was loaded
     return replace(features, extraction_seconds=0.0) if kept else features, inputs
 
 

@@ -21,7 +21,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from graft import provenance, trial
+from graft import provenance, runtime, trial
 from graft.config import Config, from_hydra
 from graft.errors import ConfigError, FailedTrial, Interrupted
 from graft.preparation import Prepared, prepare
@@ -51,10 +51,11 @@ def train(composed: DictConfig) -> float | dict[str, float]:
     directory = Path(hydra.runtime.output_dir)
     config = from_hydra(composed)
     _refuse_unusable_store(config)
-    prepared = prepare(config)
+    going_on = _with_engine_of(directory, config)
+    prepared = prepare(going_on)
     _claim(directory, config, prepared)
     with _record(config, prepared, directory) as (recorder, mlflow_recorder):
-        result = _fit(config, prepared, recorder, directory, _stop_reason)
+        result = _fit(going_on, prepared, recorder, directory, _stop_reason)
         metrics = {**result.summary(), "total_seconds": time.perf_counter() - started}
         if result.stopped != "interrupted":  # what a run has once is said once, by the attempt that ends it
             _leave_behind(config, result, mlflow_recorder, directory)
@@ -94,10 +95,14 @@ def _fit(
     from graft.loop import gradient_tape
 
     data, features = prepared.data, prepared.features
-    probe = _probe(config, prepared, directory) if config.init_head == "probe" else {}
+    probe: dict[str, float] = {}
+    extraction_seconds = 0.0
+    if config.init_head == "probe":
+        probe, extraction_seconds = _probe(config, prepared, directory)
+        runtime.set_precision(config)  # the probe's head has its own
     result = gradient_tape.fit(prepared.trainer, data, config, directory, recorder, stop_reason)
     if features is None:
-        return replace(result, probe=probe)
+        return replace(result, probe=probe, feature_extraction_seconds=extraction_seconds)
     return replace(
         result,
         feature_extraction_seconds=features.extraction_seconds,
@@ -105,8 +110,11 @@ def _fit(
     )
 
 
-def _probe(config: Config, prepared: Prepared, directory: Path) -> dict[str, float]:
+def _probe(config: Config, prepared: Prepared, directory: Path) -> tuple[dict[str, float], float]:
     """Trains the head on the frozen backbone, and starts `prepared`'s model from it (linear probing, then fine-tuning).
+
+    Returns:
+        Its metrics, and the seconds that it paid to extract features.
 
     Source: Kumar et al., Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution, ICLR 2022.
     """
@@ -115,10 +123,13 @@ def _probe(config: Config, prepared: Prepared, directory: Path) -> dict[str, flo
     from graft.tracking.recorder import MemoryRecorder
 
     started = time.perf_counter()
-    frozen = config.probe()
-    probe = prepare(frozen)
+    frozen, directory = config.probe(), directory / "probe"
+    going_on = _with_engine_of(directory, frozen)
+    probe = prepare(going_on)
+    _claim(directory, frozen, probe)
+    assert probe.features is not None
     # A few seconds, so it is not stopped half-way; its own checkpoints make it a matter of none in a second attempt.
-    result = gradient_tape.fit(probe.trainer, probe.data, frozen, directory / "probe", MemoryRecorder(), lambda: None)
+    result = gradient_tape.fit(probe.trainer, probe.data, frozen, directory, MemoryRecorder(), lambda: None)
     best, head = head_of(probe.model).trainable_variables, head_of(prepared.model).trainable_variables
     for variable, trained in zip(head, best, strict=True):
         variable.assign(trained)
@@ -127,7 +138,19 @@ def _probe(config: Config, prepared: Prepared, directory: Path) -> dict[str, flo
         "probe_seconds": time.perf_counter() - started,
     }
     log.info("Fine-tuning starts from a head with a validation accuracy of %(probe_val_accuracy).4f", metrics)
-    return metrics
+    return metrics, probe.features.extraction_seconds
+
+
+def _with_engine_of(directory: Path, config: Config) -> Config:
+    """`config`, but with the engine that the run in `directory` has its features from, where it is free to choose.
+
+    Engines agree within a ten-thousandth, so a run that went on with another one's features would end elsewhere.
+    """
+    claim = directory / "checkpoints" / "run.json"
+    if config.features.engine != "auto" or not config.cached_features or not claim.is_file():
+        return config
+    engine = json.loads(claim.read_text()).get("features_engine", "auto")
+    return config.model_copy(update={"features": config.features.model_copy(update={"engine": engine})})
 
 
 def _claim(directory: Path, config: Config, prepared: Prepared) -> None:
@@ -151,7 +174,8 @@ def _claim(directory: Path, config: Config, prepared: Prepared) -> None:
         return
     claim.parent.mkdir(parents=True, exist_ok=True)
     partial = claim.with_suffix(".partial")
-    partial.write_text(json.dumps(own))
+    engine = {"features_engine": prepared.features.engine} if prepared.features else {}
+    partial.write_text(json.dumps({**own, **engine}))
     os.replace(partial, claim)
 
 

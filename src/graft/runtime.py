@@ -15,6 +15,10 @@ from graft.errors import ConfigError
 log = logging.getLogger(__name__)
 
 TENSOR_CORES = (7, 0)  # the compute capability of the first GPUs that multiply float16 matrices faster
+NO_TENSOR_CORES = (
+    "mixed_precision=true: there is no GPU here that gains from it (compute capability 7.0 or above); allowed here are "
+    "mixed_precision=auto and false"
+)
 
 
 def set_up(config: Config) -> None:
@@ -53,10 +57,7 @@ def half_precision(config: Config) -> bool:
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
     gains = any(details.get("compute_capability", (0, 0)) >= TENSOR_CORES for details in gpus)
     if config.mixed_precision is True and not gains:
-        raise ConfigError(
-            "mixed_precision=true: there is no GPU here that gains from it (compute capability "
-            f"{TENSOR_CORES[0]}.{TENSOR_CORES[1]} or above); allowed here are mixed_precision=auto and false"
-        )
+        raise ConfigError(NO_TENSOR_CORES)
     return gains and not config.cached_features
 
 

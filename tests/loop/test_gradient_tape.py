@@ -290,6 +290,7 @@ def test_with_mixed_precision_the_loss_is_scaled_and_the_gradients_back(lab: Lab
     single, _ = lab.run(*settings, "mixed_precision=false", folder="single")
     assert not tf.config.optimizer.get_experimental_options().get("auto_mixed_precision")
     half, _ = lab.run(*settings, folder="half")
+    lab.run(*settings, "init_head=probe", folder="probed")  # on a head, which has nothing to gain
     assert tf.config.optimizer.get_experimental_options()["auto_mixed_precision"]
     trainer = prepare(lab.config(*settings)).trainer
     assert trainer.half_precision
@@ -314,6 +315,18 @@ def test_xla_gives_the_same_training(lab: Laboratory) -> None:
     compiled, _ = lab.run("epochs=1", "jit_compile=true", folder="compiled")
     assert compiled.history[0]["val_accuracy"] == pytest.approx(plain.history[0]["val_accuracy"], abs=0.02)
     assert compiled.history[0]["train_loss"] == pytest.approx(plain.history[0]["train_loss"], rel=1e-3)
+
+
+def test_xla_does_with_batches_larger_than_a_split(lab: Laboratory) -> None:
+    plain, _ = lab.run("batch_size=150", folder="plain")  # between the sizes of two splits
+    compiled, _ = lab.run("batch_size=150", "jit_compile=true", folder="compiled")
+    assert compiled.test_loss == pytest.approx(plain.test_loss, rel=1e-3)
+
+
+def test_a_wrong_feature_width_is_refused_even_where_the_features_are_stored(lab: Laboratory) -> None:
+    lab.run("epochs=1")
+    with pytest.raises(ConfigError, match=r"feature_width=999: the module .* gives 128 features"):
+        lab.run("epochs=1", "backbone.feature_width=999", folder="other")
 
 
 def test_a_loss_that_is_no_number_fails_the_trial(lab: Laboratory) -> None:

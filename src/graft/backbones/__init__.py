@@ -9,7 +9,7 @@ refused in well under the seconds that TensorFlow takes to import. `resolve` loa
 backbone has to be converted, `hub_layer` always.
 """
 
-from graft.backbones.layer import draws, hub_layer
+from graft.backbones.layer import check_width, draws, hub_layer
 from graft.backbones.source import Backbone, SavedBackbone, check, resolve
 
-__all__ = ["Backbone", "SavedBackbone", "check", "draws", "hub_layer", "resolve"]
+__all__ = ["Backbone", "SavedBackbone", "check", "check_width", "draws", "hub_layer", "resolve"]

@@ -134,10 +134,19 @@ def _check_features(backbone: Backbone, features: Any) -> None:
             f"backbone.url={backbone.url}: the module gives {given} for two images; a feature vector, float32 "
             "[2, width], is needed. TF Hub lists such modules as 'feature vector'."
         )
-    if backbone.feature_width not in (None, shape[1]):
+    check_width(backbone, shape[1])
+
+
+def check_width(backbone: Backbone, width: int) -> None:
+    """Compares the width that the configuration names, if it does, with the module's.
+
+    Raises:
+        ConfigError: if they differ.
+    """
+    if backbone.feature_width not in (None, width):
         raise ConfigError(
-            f"backbone.feature_width={backbone.feature_width}: the module at {backbone.url} gives {shape[1]} "
-            f"features; set backbone.feature_width={shape[1]} or null."
+            f"backbone.feature_width={backbone.feature_width}: the module at {backbone.url} gives {width} "
+            f"features; set backbone.feature_width={width} or null."
         )
 
 

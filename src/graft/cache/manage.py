@@ -87,6 +87,8 @@ def choose(names: Sequence[str], everything: bool = False) -> list[Entry]:
         ConfigError: for names of no entry, and if there are no names and not `everything` is wanted.
     """
     there = entries()
+    if everything and names:
+        raise ConfigError(f"--all with {' '.join(names)}: allowed is one of them")
     if everything:
         return there
     if not names:
@@ -142,6 +144,8 @@ def parse_size(text: str, option: str) -> int:
     if match is None:
         raise ConfigError(f"{option}={text}: {allowed}")
     number, unit = match.groups()
+    if not unit and float(number):  # 5 is more likely five gigabytes than five bytes
+        raise ConfigError(f"{option}={text}: {allowed}")
     if unit and unit.lower() not in units:
         hint = did_you_mean(unit.lower(), units)
         for written in UNITS:

@@ -108,7 +108,11 @@ def open_store(images: ImageSet, size: int, *, on_corrupt: str) -> ImageStore:
     folder = cache() / "images" / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder.with_suffix(".lock")):
-        index = _index_of(folder, (len(images), size, size, 3)) or _fill(folder, images, size)
+        index = _index_of(folder, (len(images), size, size, 3))
+        try:
+            index = index or _fill(folder, images, size)
+        except OSError as error:
+            raise FatalError(f"The resized images cannot be stored in {folder}: {error.strerror or error}") from error
         file = PixelFile(folder / "pixels.npy")  # under the lock, as `graft cache rm` needs it too
         marks.touch(folder)
     if index["unreadable"] and on_corrupt == "error":

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import filelock
 import numpy as np
@@ -27,6 +27,7 @@ import tensorflow as tf
 
 from graft.cache import marks
 from graft.data.splits import Rows
+from graft.errors import FatalError
 from graft.paths import cache
 
 log = logging.getLogger(__name__)
@@ -130,7 +131,10 @@ def features_of(
         missing = np.array(sorted(distinct.values()), np.int64)
         if len(missing):
             started = time.perf_counter()
-            _add_part(folder, [digests[row] for row in missing], extract(missing), engine, live_seconds)
+            try:
+                _add_part(folder, [digests[row] for row in missing], extract(missing), engine, live_seconds)
+            except OSError as error:
+                raise FatalError(f"The features cannot be stored in {folder}: {error.strerror or error}") from error
             seconds = time.perf_counter() - started
             found = _read(folder)
     places = [found.places[digest] for digest in digests]
@@ -188,18 +192,16 @@ def _add_part(
     name = hashlib.sha256(" ".join(digests).encode()).hexdigest()[:24]
     partial = folder / f"{name}.npy.partial"
     written, first_seconds, started = 0, 0.0, time.perf_counter()
-    features: np.memmap[Any, np.dtype[np.float32]] | None = None
-    for batch in batches:
-        if features is None:
-            features = np.lib.format.open_memmap(
-                partial, mode="w+", dtype=np.float32, shape=(len(digests), batch.shape[1])
-            )
-            first, first_seconds = len(batch), time.perf_counter() - started
-        features[written : written + len(batch)] = batch
-        written += len(batch)
-    assert features is not None
+    # Not through a memory map: on a full disk that is no error that can be caught, but the end of the process.
+    with partial.open("wb") as file:
+        for batch in batches:
+            if not written:
+                layout = {"descr": "<f4", "fortran_order": False, "shape": (len(digests), batch.shape[1])}
+                np.lib.format.write_array_header_1_0(file, layout)
+                first, first_seconds = len(batch), time.perf_counter() - started
+            file.write(batch.astype("<f4", order="C", copy=False).tobytes())
+            written += len(batch)
     assert written == len(digests), f"{written} features for {len(digests)} images"
-    features.flush()
     # The first batch also traces the backbone's function, which an epoch does not do.
     rest = written - first
     whole = time.perf_counter() - started

@@ -188,7 +188,7 @@ def _every_batch(
     alike = batches - 1 if known_shapes and rest else batches
     losses = tf.TensorArray(tf.float32, size=batches, element_shape=())
     accuracies = tf.TensorArray(tf.float32, size=batches, element_shape=())
-    for batch in tf.range(alike):
+    for batch in tf.range(alike) if alike else ():  # XLA would compile the loop all the same, and not be able to
         start = batch * batch_size
         taken = tf.slice(rows, [start], [batch_size]) if known_shapes else rows[start : start + batch_size]
         loss, accuracy = on_batch(tf.gather(inputs, taken), tf.gather(labels, taken))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from graft import backbones
+from graft import preparation
 from graft.config import AnyDatasetConfig, TrackingConfig, did_you_mean, flatten, from_hydra
 from graft.data import splits
 from graft.errors import ConfigError
@@ -43,7 +43,7 @@ class MlflowSweepObserver:
             ConfigError: with everything that is wrong with it.
         """
         checked = from_hydra(config)
-        backbones.check(checked.backbone)
+        preparation.check(checked)
         return {f"dataset {checked.dataset.name}": _fingerprint(checked.dataset)}
 
     def sweep_started(self, event: SweepStarted) -> Mapping[str, str]:
