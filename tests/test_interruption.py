@@ -30,7 +30,15 @@ def arguments(tiny_backbone: Path) -> list[str]:
 def start(arguments: list[str], home: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "GRAFT_HOME": str(home)}
     command = [sys.executable, str(CHECKOUT / "train.py"), *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts what it puts into the background with Ctrl-C ignored, the tests' own run perhaps among it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
