@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from graft.digests import file_sha256
+
 GRAPH_FILES = ("saved_model.pb", "saved_model.pbtxt")
 
 # The folders beside the graph that TensorFlow loads. Everything else in a SavedModel (fingerprint.pb,
@@ -25,8 +27,8 @@ def content_digest(folder: Path) -> str:
     files += [file for name in LOADED_FOLDERS for file in (folder / name).rglob("*")]
     total = hashlib.sha256()
     for file in sorted(file for file in files if file.is_file()):
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
         # One line a file, and a name cannot hold the character that ends it unescaped.
-        total.update(f"{content} {file.relative_to(folder).as_posix()!r}\n".encode("utf-8", "surrogateescape"))
+        total.update(
+            f"{file_sha256(file)} {file.relative_to(folder).as_posix()!r}\n".encode("utf-8", "surrogateescape")
+        )
     return total.hexdigest()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from graft.digests import file_sha256
 from graft.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -139,5 +140,4 @@ def _file_sha256(path: Path) -> str:
 @functools.cache  # a warm worker asks before every trial, and a large set takes minutes to read
 def _sha256_of(path: Path, *_state: int) -> str:
     """The digest of a file that is still what its `_state` says."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)

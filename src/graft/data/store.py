@@ -28,6 +28,7 @@ import tensorflow as tf
 
 from graft.cache import marks
 from graft.data.sources import ImageSet
+from graft.digests import file_sha256
 from graft.errors import ConfigError, FatalError
 from graft.paths import cache
 
@@ -147,7 +148,7 @@ def _index_of(folder: Path, shape: tuple[int, ...]) -> dict[str, Any] | None:
         index: dict[str, Any] = json.loads((folder / "index.json").read_text())
         file = np.load(folder / "pixels.npy", mmap_mode="r")
         # Reading it all costs a fraction of one epoch, and brings it into memory.
-        if file.shape == shape and file.dtype == np.uint8 and _sha256(folder / "pixels.npy") == index["sha256"]:
+        if file.shape == shape and file.dtype == np.uint8 and file_sha256(folder / "pixels.npy") == index["sha256"]:
             return index
     except (OSError, ValueError, KeyError, TypeError):
         pass
@@ -184,7 +185,7 @@ def _fill(folder: Path, images: ImageSet, size: int) -> dict[str, Any]:
             if image is None:
                 unreadable.append(row)
             file.write(bytes(size * size * 3) if image is None else image.tobytes())
-    index = {"unreadable": unreadable, "sha256": _sha256(partial / "pixels.npy")}
+    index = {"unreadable": unreadable, "sha256": file_sha256(partial / "pixels.npy")}
     marks.describe(partial, classes=list(images.class_names))
     (partial / "index.json").write_text(json.dumps(index))
     os.replace(partial, folder)
@@ -202,11 +203,6 @@ def _side_by_side(read: Callable[[int], Image | None], count: int) -> Iterator[I
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _unreadable_message(images: ImageSet, rows: list[int]) -> str:

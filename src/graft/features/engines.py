@@ -33,6 +33,7 @@ from graft import backbones, runtime
 from graft.backbones import SavedBackbone, folder_cache
 from graft.cache import marks
 from graft.config import Config
+from graft.digests import file_sha256
 from graft.errors import GraftError
 from graft.features.store import Matrix
 from graft.model import scale_pixels
@@ -314,8 +315,7 @@ def _reason(error: Exception) -> str:
 
 
 def _tflite_digest(folder: Path) -> str:
-    with (folder / "model.tflite").open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return file_sha256(folder / "model.tflite")
 
 
 def _machine() -> str:

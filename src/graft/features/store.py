@@ -27,6 +27,7 @@ import tensorflow as tf
 
 from graft.cache import marks
 from graft.data.splits import Rows
+from graft.digests import file_sha256
 from graft.errors import FatalError
 from graft.paths import cache
 
@@ -165,7 +166,7 @@ def _read(folder: Path) -> _Found:
         try:
             index = json.loads(index_file.read_text())
             features = np.load(features_file, mmap_mode="r")
-            whole = len(features) == len(index["images"]) and _sha256(features_file) == index["sha256"]
+            whole = len(features) == len(index["images"]) and file_sha256(features_file) == index["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
             whole = False
         if not whole:
@@ -208,7 +209,7 @@ def _add_part(
     seconds = (whole - first_seconds) / rest if rest else whole / written
     index = {
         "images": list(digests),
-        "sha256": _sha256(partial),
+        "sha256": file_sha256(partial),
         "seconds_an_image": live_seconds() or seconds,
         "engine": engine,
     }
@@ -216,8 +217,3 @@ def _add_part(
     index_partial = folder / f"{name}.json.partial"
     index_partial.write_text(json.dumps(index))
     os.replace(index_partial, folder / f"{name}.json")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
