@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from graft.loop.result import History, best_epoch
-
-logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it announces that it looked for fonts
 
 
 def curves(history: History, path: Path, title: str) -> None:

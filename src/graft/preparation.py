@@ -76,14 +76,12 @@ def prepare(config: Config) -> Prepared:
     from graft.data import pipeline
 
     divided = config.dataset.model_dump_json(exclude={"path"})
-    same_data = (str(cache()), images.sha256(), divided, config.image_size, config.augment)
+    same_data = (str(cache()), images.sha256(), divided, config.image_size)
     data, _ = _data.get(same_data, lambda: pipeline.prepare(images, parts, config))
+    data = replace(data, augmentation=config.augment)
     backbone = backbones.resolve(config.backbone)
     if not config.cached_features:
-        trainer = _trainer(config, backbone, data)
-        runtime.set_precision(config)
-        return Prepared(data, backbone, trainer)
-    runtime.set_precision(config)
+        return Prepared(data, backbone, _trainer(config, backbone, data))
     features, inputs = _stored_features(config, backbone, data, same_data)
     data = replace(data, inputs=inputs)
     return Prepared(data, backbone, _trainer(config, backbone, data, features), features)

@@ -21,7 +21,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from graft import provenance, runtime, trial
+from graft import provenance, trial
 from graft.config import Config, from_hydra
 from graft.errors import ConfigError, FailedTrial, Interrupted
 from graft.preparation import Prepared, prepare
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from graft.tracking.recorder import Recorder
 
 log = logging.getLogger(__name__)
+
+ENGINE = "features_engine"  # the file beside the checkpoints that names it
 
 
 def train(composed: DictConfig) -> float | dict[str, float]:
@@ -51,11 +53,10 @@ def train(composed: DictConfig) -> float | dict[str, float]:
     directory = Path(hydra.runtime.output_dir)
     config = from_hydra(composed)
     _refuse_unusable_store(config)
-    going_on = _with_engine_of(directory, config)
-    prepared = prepare(going_on)
+    prepared = _prepare_in(directory, config)
     _claim(directory, config, prepared)
     with _record(config, prepared, directory) as (recorder, mlflow_recorder):
-        result = _fit(going_on, prepared, recorder, directory, _stop_reason)
+        result = _fit(config, prepared, recorder, directory, _stop_reason)
         metrics = {**result.summary(), "total_seconds": time.perf_counter() - started}
         if result.stopped != "interrupted":  # what a run has once is said once, by the attempt that ends it
             _leave_behind(config, result, mlflow_recorder, directory)
@@ -79,7 +80,7 @@ def run(config: Config, recorder: Recorder, directory: Path, stop_reason: StopSi
         ConfigError: as `prepare` does.
         FailedTrial: if the loss is no longer finite.
     """
-    return _fit(config, prepare(config), recorder, directory, stop_reason)
+    return _fit(config, _prepare_in(directory, config), recorder, directory, stop_reason)
 
 
 def run_name(config: Config) -> str:
@@ -95,11 +96,11 @@ def _fit(
     from graft.loop import gradient_tape
 
     data, features = prepared.data, prepared.features
+    _remember_engine(directory, prepared)
     probe: dict[str, float] = {}
     extraction_seconds = 0.0
     if config.init_head == "probe":
         probe, extraction_seconds = _probe(config, prepared, directory)
-        runtime.set_precision(config)  # the probe's head has its own
     result = gradient_tape.fit(prepared.trainer, data, config, directory, recorder, stop_reason)
     if features is None:
         return replace(result, probe=probe, feature_extraction_seconds=extraction_seconds)
@@ -124,9 +125,8 @@ def _probe(config: Config, prepared: Prepared, directory: Path) -> tuple[dict[st
 
     started = time.perf_counter()
     frozen, directory = config.probe(), directory / "probe"
-    going_on = _with_engine_of(directory, frozen)
-    probe = prepare(going_on)
-    _claim(directory, frozen, probe)
+    probe = _prepare_in(directory, frozen)
+    _remember_engine(directory, probe)
     assert probe.features is not None
     # A few seconds, so it is not stopped half-way; its own checkpoints make it a matter of none in a second attempt.
     result = gradient_tape.fit(probe.trainer, probe.data, frozen, directory, MemoryRecorder(), lambda: None)
@@ -141,16 +141,23 @@ def _probe(config: Config, prepared: Prepared, directory: Path) -> tuple[dict[st
     return metrics, probe.features.extraction_seconds
 
 
-def _with_engine_of(directory: Path, config: Config) -> Config:
-    """`config`, but with the engine that the run in `directory` has its features from, where it is free to choose.
+def _prepare_in(directory: Path, config: Config) -> Prepared:
+    """Prepares a run in `directory`; one that goes on takes features of the engine that it had, if it may choose.
 
     Engines agree within a ten-thousandth, so a run that went on with another one's features would end elsewhere.
     """
-    claim = directory / "checkpoints" / "run.json"
-    if config.features.engine != "auto" or not config.cached_features or not claim.is_file():
-        return config
-    engine = json.loads(claim.read_text()).get("features_engine", "auto")
-    return config.model_copy(update={"features": config.features.model_copy(update={"engine": engine})})
+    engine = directory / "checkpoints" / ENGINE
+    if config.cached_features and config.features.engine == "auto" and engine.is_file():
+        same = config.features.model_copy(update={"engine": engine.read_text()})
+        return prepare(config.model_copy(update={"features": same}))
+    return prepare(config)
+
+
+def _remember_engine(directory: Path, prepared: Prepared) -> None:
+    if prepared.features is not None:
+        engine = directory / "checkpoints" / ENGINE
+        engine.parent.mkdir(parents=True, exist_ok=True)
+        engine.write_text(prepared.features.engine)
 
 
 def _claim(directory: Path, config: Config, prepared: Prepared) -> None:
@@ -174,8 +181,7 @@ def _claim(directory: Path, config: Config, prepared: Prepared) -> None:
         return
     claim.parent.mkdir(parents=True, exist_ok=True)
     partial = claim.with_suffix(".partial")
-    engine = {"features_engine": prepared.features.engine} if prepared.features else {}
-    partial.write_text(json.dumps({**own, **engine}))
+    partial.write_text(json.dumps(own))
     os.replace(partial, claim)
 
 
@@ -255,7 +261,7 @@ def _tags(config: Config, prepared: Prepared) -> dict[str, str]:
         "graft.mixed_precision": str(prepared.trainer.half_precision).lower(),
         "graft.features": "cached" if prepared.features else "live",
         **({"graft.features_engine": prepared.features.engine} if prepared.features else {}),
-        "graft.overrides": " ".join(HydraConfig.get().overrides.task),
+        "graft.overrides": shlex.join(HydraConfig.get().overrides.task),
         "graft.unreadable_images": str(len(prepared.data.unreadable)),
     }
 

@@ -23,8 +23,8 @@ NO_TENSOR_CORES = (
 
 def set_up(config: Config) -> None:
     """Prepares this process for a run, whatever ran in it before."""
-    for noisy in ("absl", "tensorflow"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)  # they report every checkpoint that is written
+    for noisy in ("absl", "tensorflow", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)  # they report every checkpoint, and every look for fonts
     if "tensorflow" not in sys.modules:
         with stderr_set_aside("TensorFlow was imported"):
             import tensorflow as tf
@@ -39,6 +39,7 @@ def set_up(config: Config) -> None:
         tf.config.experimental.enable_op_determinism()
     else:
         tf_config.disable_op_determinism()
+    set_precision(half=False)  # what is not training, such as extraction, keeps to float32
 
 
 def half_precision(config: Config) -> bool:
@@ -61,11 +62,10 @@ def half_precision(config: Config) -> bool:
     return gains and not config.cached_features
 
 
-def set_precision(config: Config) -> None:
-    """Makes TensorFlow run the functions that follow as `half_precision` says."""
+def set_precision(half: bool) -> None:
+    """Makes TensorFlow run the functions that follow in float16 where that is safe, or in the precision they have."""
     import tensorflow as tf
 
-    half = half_precision(config)
     if half or tf.config.optimizer.get_experimental_options().get("auto_mixed_precision"):
         tf.config.optimizer.set_experimental_options({"auto_mixed_precision": half})
 

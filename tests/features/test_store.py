@@ -58,6 +58,32 @@ def part_files(home: Path, suffix: str) -> list[Path]:
     return sorted((home / "mlruns/cache/features/key").glob(f"*{suffix}"))
 
 
+FULL_DISK = """
+import sys
+import numpy as np
+from graft.errors import FatalError
+from graft.features.store import features_of
+
+digests = [str(number) for number in range(1000)]
+try:
+    features_of(digests, "key", lambda rows: (np.ones((100, 64), np.float32) for _ in range(10)))
+except FatalError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_an_error_that_says_where(home: Path) -> None:
+    folder = home / "mlruns/cache/features"
+    folder.mkdir(parents=True)
+    mount = f"mount -t tmpfs -o size=64k none '{folder}' && exec '{sys.executable}' -c \"$0\""
+    inside = ["unshare", "--map-root-user", "--mount", "sh", "-c"]  # a disk of its own needs no rights there
+    if subprocess.run([*inside, f"mount -t tmpfs none '{folder}'"], capture_output=True, check=False).returncode:
+        pytest.skip("this system mounts no disk without rights")
+    done = subprocess.run([*inside, mount, FULL_DISK], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr  # written through a memory map, it would be killed by SIGBUS
+    assert done.stdout.startswith(f"The features cannot be stored in {folder}/key: No space left on device")
+
+
 TEN = [str(number) for number in range(10)]
 
 

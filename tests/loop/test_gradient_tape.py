@@ -207,6 +207,18 @@ def test_a_live_run_goes_on_from_the_checkpoint_of_a_cached_one(lab: Laboratory)
     assert len(resumed.history) == 3
 
 
+def test_a_run_goes_on_with_the_engine_that_its_features_are_from(lab: Laboratory) -> None:
+    answers = iter([None, "interrupted"])
+    lab.run("features.engine=constants", "epochs=1", folder="fills")
+    whole, _ = lab.run("features.engine=constants", folder="whole")
+    lab.run(folder="cut", stop=lambda: next(answers))  # auto takes what is stored
+    lab.run("features.engine=tensorflow", "epochs=1", folder="fills too")  # which auto would prefer now
+    resumed, _ = lab.run(folder="cut")
+    assert curve(resumed) == curve(whole)
+    assert (lab.folder / "cut/checkpoints/features_engine").read_text() == "constants"
+    assert prepare(lab.config()).features.engine == "tensorflow"
+
+
 def test_patience_ends_training_without_a_better_epoch(lab: Laboratory) -> None:
     result, _ = lab.run("learning_rate=1e-12", "patience=2", "epochs=9")
     assert len(result.history) == 3

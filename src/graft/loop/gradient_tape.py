@@ -103,6 +103,7 @@ def fit(
     Raises:
         FailedTrial: with the cause ``diverged`` once a loss is no longer a finite number.
     """
+    runtime.set_precision(trainer.half_precision)
     trainer.reset_optimizer(config.learning_rate)
     checkpoints = Checkpoints(directory, trained_part(trainer.model, config), trainer.optimizer)
     history = checkpoints.restore_latest()
