@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -193,6 +194,19 @@ def test_graft_compare_prints_the_recorded_numbers(sweep: Sweep) -> None:
         assert run.info.run_id in printed
     assert "checkpoints/best" in printed
     assert "make ui" in printed
+
+
+def test_the_command_that_compare_gives_trains_the_best_trial_again(sweep: Sweep, tmp_path: Path) -> None:
+    again = next(line for line in sweep.compare().splitlines() if line.startswith("Again"))
+    words = shlex.split(again.removeprefix("Again"))
+    best = max(sweep.children, key=lambda run: run.data.metrics["best_val_accuracy"])
+    if engine := best.data.tags.get("graft.features_engine"):
+        assert words[-1] == f"features.engine={engine}"
+    done = run_command(["python", *words[1:], f"hydra.run.dir={tmp_path}/again"], sweep.home)
+    assert done.returncode == 0, done.stderr
+    history = json.loads((tmp_path / "again/checkpoints/history.json").read_text())
+    recorded = sweep.client.get_metric_history(best.info.run_id, "val_loss")
+    assert [epoch["val_loss"] for epoch in history] == [metric.value for metric in recorded]
 
 
 def test_graft_compare_finds_a_sweep_by_name_and_by_parent_run(sweep: Sweep) -> None:

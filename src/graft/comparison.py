@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shlex
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -32,7 +31,7 @@ class TrialRow:
     name: str
     state: str
     failure: str | None
-    overrides: str
+    overrides: str  # as they are typed in a shell
     params: dict[str, str]
     best_val_accuracy: float | None
     test_accuracy: float | None
@@ -40,6 +39,7 @@ class TrialRow:
     epoch_seconds: float | None
     epoch_seconds_live: float | None
     cached_features: bool
+    features_engine: str | None
     trainable_parameters: int | None
     checkpoint: str | None
 
@@ -129,9 +129,16 @@ def show(comparison: Comparison, console: Console) -> None:
         say(f"Trial {failed.number} failed ({failed.failure}): {failed.name}")
     if best := _best(comparison.trials):
         say(f"\nBest       trial {best.number}: {best.name}")
-        say(f"Again      {_python()} train.py {shlex.join(best.overrides.split())}".rstrip())
+        say(f"Again      {_python()} train.py {_again(best)}".rstrip())
         say(f"Checkpoint {best.checkpoint}")
     say(f"Curves     make ui, then {_compare_page(comparison)}")
+
+
+def _again(best: TrialRow) -> str:
+    """The overrides that train a trial again: its own, and the engine that its features are from."""
+    if best.features_engine is None or "features.engine=" in best.overrides:
+        return best.overrides
+    return f"{best.overrides} features.engine={best.features_engine}".lstrip()
 
 
 def _python() -> str:
@@ -159,6 +166,7 @@ def _row(store: Store, run: Run) -> TrialRow:
         epoch_seconds=typical_epoch_seconds(history) if history else None,
         epoch_seconds_live=metrics.get("epoch_seconds_live"),
         cached_features=tags.get("graft.features") == "cached",
+        features_engine=tags.get("graft.features_engine"),
         trainable_parameters=int(metrics["trainable_parameters"]) if "trainable_parameters" in metrics else None,
         checkpoint=f"{run.info.artifact_uri}/checkpoints/best" if has_checkpoint else None,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -94,7 +95,7 @@ class MlflowSweepObserver:
                 "graft.sweep": self._sweep,
                 "graft.trial": str(event.number),
                 "graft.attempt": str(event.attempt),
-                "graft.overrides": " ".join(event.overrides),
+                "graft.overrides": shlex.join(event.overrides),
                 "mlflow.parentRunId": self._parent,
             }
             name = " ".join(event.overrides)[:SHOWN]
