@@ -24,8 +24,8 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from graft.config import did_you_mean, nearest
 from graft.errors import STATUS_CONFIG, STATUS_INTERRUPTED, GraftError
+from graft.suggestions import did_you_mean, nearest
 
 
 @contextmanager

@@ -7,22 +7,22 @@ allowed. Nothing here imports TensorFlow, so a mistake is told within a second.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
 
+from graft.config_messages import describe, describe_missing
 from graft.errors import ConfigError
 from graft.paths import CHECKOUT, anchored, home
+from graft.suggestions import nearest
 
 Scalar = bool | int | float | str | None
 
@@ -308,11 +308,11 @@ def from_hydra(composed: DictConfig) -> Config:
         raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(values, dict)
     if missing := sorted(OmegaConf.missing_keys(composed)):
-        raise ConfigError([_describe_missing(key) for key in missing])
+        raise ConfigError([describe_missing(key, Config) for key in missing])
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError([_describe(problem) for problem in error.errors(include_url=False)]) from None
+        raise ConfigError([describe(problem, Config) for problem in error.errors(include_url=False)]) from None
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Scalar]:
@@ -325,78 +325,5 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Scalar]:
     return leaves
 
 
-def nearest(name: str, allowed: Iterable[str]) -> str | None:
-    """The most similar of `allowed`, or None where none is similar."""
-    return next(iter(difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)), None)
-
-
-def did_you_mean(name: str, allowed: Iterable[str]) -> str:
-    """The end of a message, `; did you mean NAME?`, or nothing where none of `allowed` is similar."""
-    near = nearest(name, allowed)
-    return f"; did you mean {near}?" if near else ""
-
-
 def _folders_in(folder: Path) -> list[str]:
     return [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
-
-
-def _field_of(location: tuple[int | str, ...]) -> tuple[str, FieldInfo | None, type[_Group]]:
-    """The dotted key of an error, the pydantic field there (or None), and the model that was to hold it.
-
-    The location of an error inside a tagged union contains the tag (`dataset`, `image_folder`, `path`), and one
-    inside an optional or a pair ends in more than the key; neither is a key that users know.
-    """
-    model: type[_Group] = Config
-    keys: list[str] = []
-    field: FieldInfo | None = None
-    for part in location:
-        groups = _groups_of(field.annotation) if field is not None else [model]
-        by_tag = {tag: group for group in groups for tag in _tags_of(group)} if len(groups) > 1 else {}
-        if part in by_tag:
-            model, field = by_tag[str(part)], None
-            continue
-        if not groups or not isinstance(part, str):
-            break
-        model = groups[0]
-        field = model.model_fields.get(part)
-        keys.append(part)
-        if field is None:
-            break
-    return ".".join(keys), field, model
-
-
-def _groups_of(annotation: object) -> list[type[_Group]]:
-    """The models that a field may hold: one for a group, several for a choice of groups, none for a plain value."""
-    members = get_args(annotation) or (annotation,)
-    return [member for member in members if isinstance(member, type) and issubclass(member, _Group)]
-
-
-def _tags_of(group: type[_Group]) -> tuple[str, ...]:
-    return get_args(group.model_fields["name"].annotation)
-
-
-def _describe(problem: Any) -> str:
-    key, field, model = _field_of(problem["loc"])
-    value = problem["input"]
-    if problem["type"] == "extra_forbidden":
-        return f"{key}={value}: there is no such key{did_you_mean(key.rsplit('.', 1)[-1], model.model_fields)}"
-    if problem["type"] == "missing" and isinstance(problem["loc"][-1], str):
-        return _describe_missing(key)
-    if problem["type"] == "union_tag_invalid":
-        tag, allowed = problem["ctx"]["tag"], problem["ctx"]["expected_tags"].replace("'", "")
-        return f"{key}.name={tag}: allowed are {allowed}{did_you_mean(tag, allowed.split(', '))}"
-    if problem["type"] == "value_error":
-        text = str(problem["ctx"]["error"])
-        return f"{key}={value}: {text}" if field is not None else f"{key}: {text}" if key else text
-    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-    allowed = field.description if field is not None and field.description else None
-    return f"{key}={shown}: allowed is {allowed}" if allowed else f"{key}={shown}: {problem['msg'].lower()}"
-
-
-def _describe_missing(key: str) -> str:
-    _, field, _ = _field_of(tuple(key.split(".")))
-    if field is None:  # a key of one member of a union
-        fields = [c.model_fields.get(key.rsplit(".", 1)[-1]) for c in (ImageFolderConfig,)]
-        field = fields[0]
-    allowed = f": {field.description}" if field is not None and field.description else ""
-    return f"{key} is not set; give it as {key}=…{allowed}"

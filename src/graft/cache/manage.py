@@ -26,8 +26,8 @@ from rich.table import Table
 
 from graft import paths
 from graft.cache import marks
-from graft.config import did_you_mean
 from graft.errors import ConfigError
+from graft.suggestions import did_you_mean
 
 KINDS = ("images", "features", "backbones", "engines")
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import inspect
 from collections.abc import Iterable, Mapping
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from graft import suggestions
 from graft.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -152,9 +152,8 @@ def nearest(name: str, allowed: Iterable[str] | Mapping[str, str]) -> str:
         allowed: Right names; or other ways to write them, each with the right name.
     """
     names = allowed if isinstance(allowed, Mapping) else {right: right for right in allowed}
-    by_lower = {written.lower(): right for written, right in names.items()}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
-    return f"; did you mean {by_lower[close[0]]}?" if close else "."
+    near = suggestions.nearest(name, names)
+    return f"; did you mean {names[near]}?" if near else "."
 
 
 def make_sampler(part: Part, *, seed: int | None) -> BaseSampler:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from graft import preparation
-from graft.config import AnyDatasetConfig, TrackingConfig, did_you_mean, flatten, from_hydra
+from graft.config import AnyDatasetConfig, TrackingConfig, flatten, from_hydra
 from graft.data import splits
 from graft.errors import ConfigError
 from graft.loop.result import SUMMARY_METRICS
+from graft.suggestions import did_you_mean
 from graft.sweep.observer import SweepEnded, SweepStarted, TrialEnded
 from graft.tracking.recorder import STATUS, closing_tags
 
