@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import run_command
 from tests.images import write_classes
 
-from graft.cache import manage, marks
+from graft.cache import manage, marks, sizes
 from graft.cache.manage import Entry
 from graft.config import ImageFolderConfig
 from graft.data import sources
@@ -197,7 +197,7 @@ def test_pruning_takes_what_was_not_used_the_longest(home: Path, cache: Path, ph
     [("0", 0), ("1500 B", 1500), ("2GB", 2 * 10**9), ("1.5 gib", 3 * 2**29), ("500mb", 5 * 10**8), (".5k", 500)],
 )
 def test_sizes_are_read(text: str, size: int) -> None:
-    assert manage.parse_size(text, "--max-size") == size
+    assert sizes.parse_size(text, "--max-size") == size
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_sizes_are_read(text: str, size: int) -> None:
 )
 def test_a_wrong_size_is_refused(text: str, hint: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        manage.parse_size(text, "--max-size")
+        sizes.parse_size(text, "--max-size")
     assert str(caught.value).startswith(f"--max-size={text}: ")
     assert hint in str(caught.value)
 

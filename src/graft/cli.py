@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from graft.cache import manage
+from graft.cache import manage, sizes, tables
 from graft.config import TrackingConfig
 from graft.errors import STATUS_FAILED, ConfigError, GraftError
 
@@ -61,9 +61,9 @@ def cache_ls(as_json: AsJson = False) -> None:
     """List what is kept, what was used last first."""
     listed = manage.entries()
     if as_json:
-        print(json.dumps(manage.as_json(listed), indent=2))
+        print(json.dumps(tables.as_json(listed), indent=2))
     else:
-        manage.show(listed, Console())
+        tables.show(listed, Console())
 
 
 @cache_app.command("rm")
@@ -85,16 +85,16 @@ def cache_prune(
     as_json: AsJson = False,
 ) -> None:
     """Remove what was not used the longest until the rest fits. Status 1 if what is in use does not fit."""
-    limit = manage.parse_size(max_size, "--max-size")
+    limit = sizes.parse_size(max_size, "--max-size")
     done = manage.prune(limit)
     _end(done, as_json, failed=done.left > limit)
 
 
 def _end(done: manage.Removal, as_json: bool, *, failed: bool) -> None:
     if as_json:
-        print(json.dumps(manage.removal_as_json(done), indent=2))
+        print(json.dumps(tables.removal_as_json(done), indent=2))
     else:
-        manage.show_removal(done, Console())
+        tables.show_removal(done, Console())
     if failed:
         raise typer.Exit(STATUS_FAILED)
 

@@ -8,21 +8,16 @@ its makers' own lock, and is for them there as a whole or not at all. Links are 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import filelock
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from graft import paths
 from graft.cache import marks
@@ -30,9 +25,6 @@ from graft.errors import ConfigError
 from graft.suggestions import did_you_mean
 
 KINDS = ("images", "features", "backbones", "engines")
-UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-UNITS |= {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-
 # What its makers put beside an entry under its name: unfinished work, and what was being removed.
 LEFTOVERS = (".partial", ".tmp", ".removed")
 ID_LENGTH = 8  # hexadecimal digits of its key, enough for millions of entries
@@ -130,84 +122,6 @@ def prune(max_size: int) -> Removal:
             done.removed.append(entry)
             done.left -= entry.size
     return done
-
-
-def parse_size(text: str, option: str) -> int:
-    """Bytes in a size such as ``500MB``, ``1.5 GiB`` or ``0``.
-
-    Raises:
-        ConfigError: naming `option`, if it is none.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-zA-Z]*)\s*", text)
-    units = {unit.lower(): factor for unit, factor in UNITS.items()}
-    allowed = "allowed is a number from 0 with a unit (B, kB, MB, GB, TB, KiB, MiB, GiB, TiB), such as 500MB or 2GB"
-    if match is None:
-        raise ConfigError(f"{option}={text}: {allowed}")
-    number, unit = match.groups()
-    if not unit and float(number):  # 5 is more likely five gigabytes than five bytes
-        raise ConfigError(f"{option}={text}: {allowed}")
-    if unit and unit.lower() not in units:
-        hint = did_you_mean(unit.lower(), units)
-        for written in UNITS:
-            hint = hint.replace(f" {written.lower()}?", f" {number}{written}?")
-        raise ConfigError(f"{option}={text}: {allowed}{hint}")
-    return round(float(number) * units[unit.lower() or "b"])
-
-
-def size_in_words(size: int) -> str:
-    """Such as ``14.6 MB``: decimal units, as in what `parse_size` takes."""
-    value, unit = float(size), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if value < 999.95:
-            break
-        value, unit = value / 1000, larger
-    return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
-
-
-def as_json(listed: Sequence[Entry]) -> list[dict[str, Any]]:
-    """The entries for `--json`: sizes in bytes, times in seconds since 1970."""
-    return [_plain(entry) for entry in listed]
-
-
-def removal_as_json(done: Removal) -> dict[str, Any]:
-    """What became of the entries, for `--json`."""
-    skipped = [_plain(entry) | {"reason": reason} for entry, reason in done.skipped]
-    return {"removed": as_json(done.removed), "skipped": skipped, "left": done.left}
-
-
-def show(listed: Sequence[Entry], console: Console) -> None:
-    """Prints the entries as a table, and how to get rid of them."""
-    say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    if not listed:
-        say(f"The cache is empty: {paths.cache()}")
-        return
-    table = Table(title="Cache")
-    for column in ("id", "kind", "what"):
-        table.add_column(column, overflow="fold", no_wrap=column == "id")
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("last used", justify="right", no_wrap=True)
-    for entry in listed:
-        table.add_row(entry.id, entry.kind, entry.about, size_in_words(entry.size), _ago(entry.used))
-    console.print(table)
-    total = size_in_words(sum(entry.size for entry in listed))
-    say(f"{len(listed)} {'entry' if len(listed) == 1 else 'entries'}, {total}: {paths.cache()}")
-    say("Nothing is lost with any of them: what is removed (graft cache rm ID, graft cache prune) is made again.")
-
-
-def show_removal(done: Removal, console: Console) -> None:
-    """Prints what went, what stayed, and how much is left."""
-    say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    for entry in done.removed:
-        say(f"Removed {entry.id}  {size_in_words(entry.size):>9}  {entry.kind}: {entry.about}")
-    for entry, reason in done.skipped:
-        say(f"Skipped {entry.id}  {size_in_words(entry.size):>9}  {entry.kind}: {entry.about}; {reason}")
-    gone = sum(entry.size for entry in done.removed)
-    say(f"{size_in_words(gone)} removed, {size_in_words(done.left)} left.", end="")
-    say(" What was removed is made again when it is next wanted; nothing else is lost." if done.removed else "")
-
-
-def _plain(entry: Entry) -> dict[str, Any]:
-    return asdict(entry) | {"path": str(entry.path)}
 
 
 def _entry_folders(folder: Path) -> list[Path]:
@@ -342,12 +256,3 @@ def _remove_features(folder: Path) -> str:
         if file.name != "lock":
             file.unlink()
     return ""
-
-
-def _ago(when: float) -> str:
-    seconds = max(0, time.time() - when)
-    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
-        if seconds >= length:
-            count = int(seconds // length)
-            return f"{count} {unit}{'s' * (count > 1)} ago"
-    return "just now"
