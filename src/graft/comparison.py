@@ -135,10 +135,13 @@ def show(comparison: Comparison, console: Console) -> None:
 
 
 def _again(best: TrialRow) -> str:
-    """The overrides that train a trial again: its own, and the engine that its features are from."""
-    if best.features_engine is None or "features.engine=" in best.overrides:
-        return best.overrides
-    return f"{best.overrides} features.engine={best.features_engine}".lstrip()
+    """The overrides that train a trial again: its own, the engine that its features are from, and one run of it."""
+    words = [best.overrides] if best.overrides else []
+    if best.features_engine is not None and "features.engine=" not in best.overrides:
+        words.append(f"features.engine={best.features_engine}")
+    if "experiments=" in best.overrides:
+        words.append("hydra.mode=RUN")  # an experiment may be a sweep of its own
+    return " ".join(words)
 
 
 def _python() -> str:
@@ -255,12 +258,17 @@ def _trials_table(trials: Sequence[TrialRow]) -> Table:
     table = Table(title=f"Trials, best first{f' ({more} more with --json)' if more > 0 else ''}", title_justify="left")
     table.add_column("trial", justify="right")
     for key in varied:
-        table.add_column(key, justify="right")
-    for heading in ("best val\naccuracy", "test\naccuracy", "train - val\naccuracy", "seconds\nan epoch"):
-        table.add_column(heading, justify="right")
-    if any(trial.cached_features for trial in trials):
-        table.add_column("an epoch\nran on")
-    table.add_column("state")
+        table.add_column(key, justify="right", overflow="fold")
+    for heading in ("best val\naccuracy", "test\naccuracy", "train\n- val", "seconds\n/ epoch"):
+        # On a narrow terminal a heading may be broken, a number never.
+        shortest = len("+0.0000" if heading.startswith("train") else "0.0000")
+        table.add_column(heading, justify="right", overflow="fold", min_width=shortest)
+    on_features = any(trial.cached_features for trial in trials)
+    if on_features:
+        table.add_column("ran on", overflow="fold", min_width=len("features"))
+    all_complete = all(trial.state == "complete" for trial in trials)
+    if not all_complete:
+        table.add_column("state", overflow="fold")
     for trial in ranked[:SHOWN]:
         table.add_row(
             str(trial.number),
@@ -269,8 +277,8 @@ def _trials_table(trials: Sequence[TrialRow]) -> Table:
             _number(trial.test_accuracy, ".4f"),
             _number(trial.overfit_gap, "+.4f"),
             _number(trial.epoch_seconds, ".2f"),
-            *(["features" if trial.cached_features else "images"] if len(table.columns) > len(varied) + 6 else []),
-            trial.state,
+            *(["features" if trial.cached_features else "images"] if on_features else []),
+            *([] if all_complete else [trial.state]),
         )
     return table
 

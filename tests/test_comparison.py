@@ -1,0 +1,66 @@
+"""What `graft compare` prints, on narrow terminals and for sweeps in which something went wrong."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from graft.comparison import Comparison, TrialRow, show
+
+FROZEN = TrialRow(
+    number=0,
+    run_id="0" * 32,
+    name="frozen lr=0.001 w=512 d=0",
+    state="complete",
+    failure=None,
+    overrides="head_width=16 dropout_rate=0.3",
+    params={"head_width": "16", "dropout_rate": "0.3", "trainable": "False"},
+    best_val_accuracy=0.9375,
+    test_accuracy=0.9125,
+    overfit_gap=-0.0625,
+    epoch_seconds=123.45,
+    epoch_seconds_live=130.0,
+    cached_features=True,
+    features_engine="xnnpack",
+    trainable_parameters=100,
+    checkpoint="somewhere/checkpoints/best",
+)
+
+
+def printed(*trials: TrialRow, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    show(Comparison("sweep", "1" * 32, "1", trials, ()), console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_no_number_is_cut_off_on_a_narrow_terminal() -> None:
+    others = [replace(FROZEN, number=n, params={**FROZEN.params, "head_width": str(16 * n)}) for n in (1, 2)]
+    last = replace(others[1], params={**others[1].params, "dropout_rate": "0.5"})
+    text = printed(FROZEN, others[0], last)
+    for number in ("0.9375", "0.9125", "-0.0625", "123.45"):
+        assert text.count(number) == 3
+    assert "…" not in text
+
+
+def test_a_trial_that_failed_before_its_params_were_recorded_varies_nothing() -> None:
+    failed = replace(FROZEN, number=1, state="failed", failure="ConfigError", params={}, best_val_accuracy=None)
+    text = printed(FROZEN, failed)
+    assert "failed" in text
+    assert "head_width" not in text.split("Best")[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "again"),
+    [
+        ("", "features.engine=xnnpack"),
+        ("'dataset.path=/my photos'", "'dataset.path=/my photos' features.engine=xnnpack"),
+        ("features.engine=auto", "features.engine=auto"),
+        ("experiments=dropout seed=1", "experiments=dropout seed=1 features.engine=xnnpack hydra.mode=RUN"),
+    ],
+)
+def test_the_best_trial_comes_with_the_command_that_trains_it_again(overrides: str, again: str) -> None:
+    assert f"train.py {again}\n" in printed(replace(FROZEN, overrides=overrides))
