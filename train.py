@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from contextlib import nullcontext
 
@@ -26,8 +25,6 @@ def main(config: DictConfig) -> float | dict[str, float]:
     from graft import trial
     from graft.run import train  # late: it is not needed for --help, nor for a configuration that is wrong
 
-    if not trial.current():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit ends a run as Ctrl-C does: recorded
     # The sweep decides what a trial's error means. A run on its own ends here, before Hydra adds lines of its own.
     with nullcontext() if trial.current() else exit_statuses(CONF):
         return train(config)

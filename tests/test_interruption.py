@@ -15,6 +15,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from tests.conftest import run_command
 
+from graft.interruption import Interruption
 from graft.paths import CHECKOUT
 
 CURVE = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
@@ -93,6 +94,29 @@ def test_a_run_goes_on_to_the_same_curve_in_the_same_record(
     assert [step for step, _ in curves(client, resumed)["val_loss"]] == list(range(EPOCHS))
     for name in ("best_val_accuracy", "best_epoch", "overfit_gap", "test_loss", "test_accuracy"):
         assert resumed.data.metrics[name] == uninterrupted.data.metrics[name], name
+
+
+def test_an_interruption_that_a_library_turned_into_an_error_of_its_own_is_one_still() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    interruption = Interruption()
+
+    def training() -> None:
+        with interruption:
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except KeyboardInterrupt:
+                raise RuntimeError("UnknownError: KeyboardInterrupt") from None
+
+    with pytest.raises(KeyboardInterrupt):
+        training()
+    assert interruption.requested
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_error_without_an_interruption_stays_what_it_is() -> None:
+    with pytest.raises(RuntimeError, match="its own"), Interruption() as interruption:
+        raise RuntimeError("its own")
+    assert not interruption.requested
 
 
 def test_a_folder_of_another_run_is_refused(home: Path, tiny_backbone: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 from graft import provenance, trial
 from graft.config import Config, from_hydra
 from graft.errors import ConfigError, FailedTrial, Interrupted
+from graft.interruption import Interruption
 from graft.preparation import Prepared, prepare
 
 if TYPE_CHECKING:
@@ -48,6 +49,13 @@ def train(composed: DictConfig) -> float | dict[str, float]:
         ConfigError: before anything is started or recorded.
         FailedTrial: if training cannot give a result; the record says so.
     """
+    if trial.current():
+        return _train(composed, _trial_stop_reason)
+    with Interruption() as interruption:
+        return _train(composed, lambda: "interrupted" if interruption.requested else None)
+
+
+def _train(composed: DictConfig, stop_reason: StopSignal) -> float | dict[str, float]:
     started = time.perf_counter()
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
@@ -55,8 +63,10 @@ def train(composed: DictConfig) -> float | dict[str, float]:
     _refuse_unusable_store(config)
     prepared = _prepare_in(directory, config)
     _claim(directory, config, prepared)
-    with _record(config, prepared, directory) as (recorder, mlflow_recorder):
-        result = _fit(config, prepared, recorder, directory, _stop_reason)
+    with _record(config, prepared, directory, stop_reason) as (recorder, mlflow_recorder):
+        result = _fit(config, prepared, recorder, directory, stop_reason)
+        if result.stopped == "interrupted" and not trial.current():
+            raise KeyboardInterrupt  # again: the first one was swallowed on its way
         metrics = {**result.summary(), "total_seconds": time.perf_counter() - started}
         if result.stopped != "interrupted":  # what a run has once is said once, by the attempt that ends it
             _leave_behind(config, result, mlflow_recorder, directory)
@@ -197,12 +207,14 @@ def _refuse_unusable_store(config: Config) -> None:
         open_store(config.tracking)
 
 
-def _stop_reason() -> StopReason | None:
+def _trial_stop_reason() -> StopReason | None:
     return trial.stop_reason() if trial.should_stop() else None
 
 
 @contextmanager
-def _record(config: Config, prepared: Prepared, directory: Path) -> Iterator[tuple[Recorder, MlflowRecorder]]:
+def _record(
+    config: Config, prepared: Prepared, directory: Path, stop_reason: StopSignal
+) -> Iterator[tuple[Recorder, MlflowRecorder]]:
     """Opens the run's record; closes it as failed or interrupted if an exception leaves the block."""
     from graft.tracking.console import ConsoleRecorder
     from graft.tracking.mlflow_recorder import MlflowRecorder
@@ -228,13 +240,14 @@ def _record(config: Config, prepared: Prepared, directory: Path) -> Iterator[tup
         recorder.log_params(config.flat())
         _describe(config, prepared.data, mlflow_recorder, directory)
         yield recorder, mlflow_recorder
-    except KeyboardInterrupt:
-        recorder.close("interrupted")
-        if current:
-            raise
-        command = shlex.join(["python", "train.py", *HydraConfig.get().overrides.task, f"hydra.run.dir={directory}"])
-        raise Interrupted(f"Interrupted. To go on:\n  {command}") from None
     except BaseException as error:
+        # In a run on its own the error may be what TensorFlow made of the interruption.
+        if isinstance(error, KeyboardInterrupt) or (not current and stop_reason() == "interrupted"):
+            recorder.close("interrupted")
+            if current:
+                raise
+            again = ["python", "train.py", *HydraConfig.get().overrides.task, f"hydra.run.dir={directory}"]
+            raise Interrupted(f"Interrupted. To go on:\n  {shlex.join(again)}") from None
         recorder.close("failed", error.cause if isinstance(error, FailedTrial) else type(error).__name__)
         raise
 

@@ -116,8 +116,10 @@ def test_a_killed_controller_is_resumed_by_the_same_command(steps: App, named: b
     command += ["hydra.sweeper.study_name=mine"] if named else []
     first = steps.start(*command)
     wait_for(lambda: len(notes(steps, "end")) >= 2)
+    workers = psutil.Process(first.pid).children(recursive=True)
     first.send_signal(signal.SIGKILL)
     first.communicate()
+    psutil.wait_procs(workers)  # one may begin the trial that it was just handed
     before = len(notes(steps, "start"))
     done = steps.run(*command)
     assert done.status == 0, done.err
