@@ -9,10 +9,10 @@ BIN := $(VENV)/bin
 LOCK := requirements$(if $(GPU),-gpu,).lock
 # The kind of installation is part of the stamp's name, so that changing GPU= installs anew.
 STAMP := $(VENV)/.installed$(if $(GPU),-gpu,)
-RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 HOME_DIR := $(or $(GRAFT_HOME),$(CURDIR))
 
-.PHONY: help setup sweep train test lint format bench bench-full ui tensorboard compare experiment clean
+.PHONY: help setup sweep train test lint format bench bench-full ui tensorboard compare rerun experiment clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,44 +28,48 @@ $(STAMP): $(LOCK) pyproject.toml
 	@rm -f $(VENV)/.installed*; touch $@
 
 sweep: setup ## The main job: transfer against fine-tuning, then the comparison
-	@$(RUN) python train.py -m trainable=true,false $(ARGS); status=$$?; \
-	  test $$status -gt 1 || $(RUN) graft compare; exit $$status
+	@$(IN_VENV) python train.py -m trainable=true,false $(ARGS); status=$$?; \
+	  test $$status -gt 1 || $(IN_VENV) graft compare; exit $$status
 
 train: setup ## One run; ARGS='trainable=true epochs=5' sets keys
-	$(RUN) python train.py $(ARGS)
+	$(IN_VENV) python train.py $(ARGS)
 
 experiment: setup ## Run experiments/NAME.yaml: make experiment NAME=dropout
 	@test -n "$(NAME)" || { echo "Which one? make experiment NAME=$$(cd experiments && ls *.yaml | sed 's/\.yaml//' | paste -sd'|')"; exit 2; }
-	@$(RUN) python train.py experiments=$(NAME) $(ARGS); status=$$?; \
-	  test $$status -gt 1 || $(RUN) graft compare; exit $$status
+	@$(IN_VENV) python train.py experiments=$(NAME) $(ARGS); status=$$?; \
+	  test $$status -gt 1 || $(IN_VENV) graft compare; exit $$status
 
 compare: setup ## Compare the trials of the latest sweep, or of SWEEP=
-	@$(RUN) graft compare $(SWEEP)
+	@$(IN_VENV) graft compare $(SWEEP)
+
+rerun: setup ## Run RUN= again and compare, a run's id or a sweep's name; ARGS=--verify gives a verdict
+	@test -n "$(RUN)" || { echo "Which one? make rerun RUN=<run id>, which make ui and make compare show"; exit 2; }
+	@$(IN_VENV) graft rerun "$(RUN)" $(ARGS)
 
 ui: setup ## MLflow's pages on http://127.0.0.1:5000, or on PORT=
-	$(RUN) mlflow ui --backend-store-uri "sqlite:///$(HOME_DIR)/mlruns/mlflow.db" --host 127.0.0.1 --port $(or $(PORT),5000)
+	$(IN_VENV) mlflow ui --backend-store-uri "sqlite:///$(HOME_DIR)/mlruns/mlflow.db" --host 127.0.0.1 --port $(or $(PORT),5000)
 
 tensorboard: setup ## TensorBoard over all runs on http://127.0.0.1:6006, or on PORT=
-	$(RUN) tensorboard --logdir "$(HOME_DIR)/mlruns" --host 127.0.0.1 --port $(or $(PORT),6006)
+	$(IN_VENV) tensorboard --logdir "$(HOME_DIR)/mlruns" --host 127.0.0.1 --port $(or $(PORT),6006)
 
 test: setup lint ## Lint, types, import rules and the whole test suite
-	$(RUN) python -m pytest $(ARGS)
+	$(IN_VENV) python -m pytest $(ARGS)
 
 lint: setup ## Style, types and import rules
-	$(RUN) ruff check .
-	$(RUN) ruff format --check .
-	$(RUN) mypy
-	$(RUN) lint-imports --no-cache
+	$(IN_VENV) ruff check .
+	$(IN_VENV) ruff format --check .
+	$(IN_VENV) mypy
+	$(IN_VENV) lint-imports --no-cache
 
 format: setup ## Rewrite the code in the project's style
-	$(RUN) ruff format .
-	$(RUN) ruff check --fix .
+	$(IN_VENV) ruff format .
+	$(IN_VENV) ruff check --fix .
 
 bench: setup ## The benchmarks of some minutes; PHOTOS=/folder names what training is measured on
-	$(RUN) python -m benchmarks $(if $(PHOTOS),--photos "$(PHOTOS)")
+	$(IN_VENV) python -m benchmarks $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 bench-full: setup ## All benchmarks, on all photos, which takes hours; PHOTOS= as for bench
-	$(RUN) python -m benchmarks --full $(if $(PHOTOS),--photos "$(PHOTOS)")
+	$(IN_VENV) python -m benchmarks --full $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 clean: ## Remove .venv and every cache; what you recorded in mlruns stays
 	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .hypothesis mlruns/cache

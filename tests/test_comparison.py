@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
-import pytest
 from rich.console import Console
 
 from graft.comparison import Comparison, TrialRow, show
@@ -16,7 +15,6 @@ FROZEN = TrialRow(
     name="frozen lr=0.001 w=512 d=0",
     state="complete",
     failure=None,
-    overrides="head_width=16 dropout_rate=0.3",
     params={"head_width": "16", "dropout_rate": "0.3", "trainable": "False"},
     best_val_accuracy=0.9375,
     test_accuracy=0.9125,
@@ -24,7 +22,6 @@ FROZEN = TrialRow(
     epoch_seconds=123.45,
     epoch_seconds_live=130.0,
     cached_features=True,
-    features_engine="xnnpack",
     trainable_parameters=100,
     checkpoint="somewhere/checkpoints/best",
 )
@@ -53,14 +50,6 @@ def test_a_trial_that_failed_before_its_params_were_recorded_varies_nothing() ->
     assert "head_width" not in text.split("Best")[0]
 
 
-@pytest.mark.parametrize(
-    ("overrides", "again"),
-    [
-        ("", "features.engine=xnnpack"),
-        ("'dataset.path=/my photos'", "'dataset.path=/my photos' features.engine=xnnpack"),
-        ("features.engine=auto", "features.engine=auto"),
-        ("experiments=dropout seed=1", "experiments=dropout seed=1 features.engine=xnnpack hydra.mode=RUN"),
-    ],
-)
-def test_the_best_trial_comes_with_the_command_that_trains_it_again(overrides: str, again: str) -> None:
-    assert f"train.py {again}\n" in printed(replace(FROZEN, overrides=overrides))
+def test_the_best_trial_comes_with_the_command_that_proves_it() -> None:
+    better = replace(FROZEN, number=1, run_id="f" * 32, best_val_accuracy=0.95)
+    assert f"graft rerun {'f' * 32} --verify\n" in printed(FROZEN, better)

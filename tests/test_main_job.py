@@ -196,17 +196,32 @@ def test_graft_compare_prints_the_recorded_numbers(sweep: Sweep) -> None:
     assert "make ui" in printed
 
 
-def test_the_command_that_compare_gives_trains_the_best_trial_again(sweep: Sweep, tmp_path: Path) -> None:
+def test_the_command_that_compare_gives_proves_the_best_trial(sweep: Sweep) -> None:
     again = next(line for line in sweep.compare().splitlines() if line.startswith("Again"))
     words = shlex.split(again.removeprefix("Again"))
+    done = run_command(["graft", *words[1:]], sweep.home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Exact: all " in done.stdout
     best = max(sweep.children, key=lambda run: run.data.metrics["best_val_accuracy"])
-    if engine := best.data.tags.get("graft.features_engine"):
-        assert words[-1] == f"features.engine={engine}"
-    done = run_command(["python", *words[1:], f"hydra.run.dir={tmp_path}/again"], sweep.home)
-    assert done.returncode == 0, done.stderr
-    history = json.loads((tmp_path / "again/checkpoints/history.json").read_text())
-    recorded = sweep.client.get_metric_history(best.info.run_id, "val_loss")
-    assert [epoch["val_loss"] for epoch in history] == [metric.value for metric in recorded]
+    assert sweep.client.get_run(best.info.run_id).data.tags["graft.verified"] == "exact"
+
+
+def test_a_sweep_as_a_whole_is_run_again(sweep: Sweep) -> None:
+    done = run_command(["graft", "rerun", sweep.parent.data.tags["graft.sweep"], "--verify"], sweep.home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 of 2 trials are exact" in done.stdout
+    (parent,) = (
+        run
+        for run in sweep.client.search_runs([sweep.parent.info.experiment_id])
+        if run.data.tags.get("graft.rerun_of") == sweep.parent.info.run_id
+    )
+    assert (parent.info.status, parent.data.tags["graft.verified"]) == ("FINISHED", "exact")
+    children = [
+        run.data.tags["graft.rerun_of"]
+        for run in sweep.client.search_runs([sweep.parent.info.experiment_id])
+        if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+    ]
+    assert sorted(children) == sorted(run.info.run_id for run in sweep.children)
 
 
 def test_graft_compare_finds_a_sweep_by_name_and_by_parent_run(sweep: Sweep) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mlflow.tracking import MlflowClient
 from tests.conftest import run_command
 from tests.images import write_classes
 
@@ -51,7 +52,8 @@ def test_there_are_commands() -> None:
 def test_a_command_of_the_readme_works(command: str, small: list[str], readme_home: Path) -> None:
     if not (readme_home / "photos").exists():
         write_classes(readme_home / "photos", {"daisy": 12, "rose": 12})
-    words = shlex.split(command.replace("/path/to/photos", str(readme_home / "photos")))
+    command = command.replace("/path/to/photos", str(readme_home / "photos"))
+    words = shlex.split(command.replace("RUN_ID", latest_run(readme_home) if "RUN_ID" in command else ""))
     if words[0] == "make":
         words.append(f"ARGS={shlex.join(small)}")
     elif words[0] == "python":
@@ -60,6 +62,14 @@ def test_a_command_of_the_readme_works(command: str, small: list[str], readme_ho
     assert done.returncode == 0, done.stdout + done.stderr
     if words[-1] == "compare" or words[:2] == ["make", "sweep"]:
         assert "fine-tuned" in done.stdout
+
+
+def latest_run(home: Path) -> str:
+    client = MlflowClient(f"sqlite:///{home}/mlruns/mlflow.db")
+    experiment = client.get_experiment_by_name("graft")
+    assert experiment is not None
+    ended = "tags.`graft.state` = 'complete' and tags.`graft.kind` = 'single'"
+    return client.search_runs([experiment.experiment_id], ended, max_results=1)[0].info.run_id
 
 
 def test_every_key_that_the_readme_sets_exists(make_config: Callable[..., Config]) -> None:

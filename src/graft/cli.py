@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from graft.cache import manage, sizes, tables
 from graft.config import TrackingConfig
-from graft.errors import STATUS_FAILED, ConfigError, GraftError
+from graft.errors import STATUS_DIVERGED_RERUN, STATUS_FAILED, STATUS_INTERRUPTED, ConfigError, GraftError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 cache_app = typer.Typer(no_args_is_help=True)
@@ -46,6 +47,37 @@ def compare(
         print(json.dumps(comparison.as_json(found), indent=2))
     else:
         comparison.show(found, Console())
+
+
+@app.command()
+def rerun(
+    run: Annotated[str, typer.Argument(help="Id of a run, or its beginning; or name of a sweep: all its trials.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Extract features anew; status 3 if any recorded number differs.")
+    ] = False,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key; any number of times.")
+    ] = None,
+    tracking_uri: TrackingUri = "sqlite:///mlruns/mlflow.db",
+    experiment: Experiment = "graft",
+    as_json: AsJson = False,
+) -> None:
+    """Run a recorded run again, name what has changed since, and compare the two number by number."""
+    from graft.rerun import rerun as run_again  # late, as above
+    from graft.rerun import telling
+
+    tracking = _tracking(tracking_uri, experiment)
+    logging.basicConfig(level=logging.INFO, format="[%(name)s] %(message)s", stream=sys.stderr)
+    console = Console(stderr=as_json)
+    done = run_again(tracking, run, assignments or [], verify=verify, teller=telling.Teller(console))
+    if as_json:
+        print(json.dumps(telling.as_json(done), indent=2))
+    elif len(done) > 1:
+        console.print(telling.summary(done))
+    if any(each.verified == "diverged" for each in done):
+        raise typer.Exit(STATUS_DIVERGED_RERUN)
+    if any(each.failure for each in done):
+        raise typer.Exit(STATUS_FAILED)
 
 
 @cache_app.callback()
@@ -119,3 +151,6 @@ def main() -> None:
     except GraftError as error:
         print(error, file=sys.stderr)
         raise SystemExit(error.status) from None
+    except KeyboardInterrupt:
+        print("Interrupted", file=sys.stderr)
+        raise SystemExit(STATUS_INTERRUPTED) from None

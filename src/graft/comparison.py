@@ -31,7 +31,6 @@ class TrialRow:
     name: str
     state: str
     failure: str | None
-    overrides: str  # as they are typed in a shell
     params: dict[str, str]
     best_val_accuracy: float | None
     test_accuracy: float | None
@@ -39,7 +38,6 @@ class TrialRow:
     epoch_seconds: float | None
     epoch_seconds_live: float | None
     cached_features: bool
-    features_engine: str | None
     trainable_parameters: int | None
     checkpoint: str | None
 
@@ -129,25 +127,15 @@ def show(comparison: Comparison, console: Console) -> None:
         say(f"Trial {failed.number} failed ({failed.failure}): {failed.name}")
     if best := _best(comparison.trials):
         say(f"\nBest       trial {best.number}: {best.name}")
-        say(f"Again      {_python()} train.py {_again(best)}".rstrip())
+        say(f"Again      {_command()} rerun {best.run_id} --verify")
         say(f"Checkpoint {best.checkpoint}")
     say(f"Curves     make ui, then {_compare_page(comparison)}")
 
 
-def _again(best: TrialRow) -> str:
-    """The overrides that train a trial again: its own, the engine that its features are from, and one run of it."""
-    words = [best.overrides] if best.overrides else []
-    if best.features_engine is not None and "features.engine=" not in best.overrides:
-        words.append(f"features.engine={best.features_engine}")
-    if "experiments=" in best.overrides:
-        words.append("hydra.mode=RUN")  # an experiment may be a sweep of its own
-    return " ".join(words)
-
-
-def _python() -> str:
-    """How to type the Python that runs this: `make` uses the one in .venv without activating it."""
-    inside = CHECKOUT / ".venv" / "bin" / "python"
-    return str(inside.relative_to(CHECKOUT)) if inside.exists() and "VIRTUAL_ENV" not in os.environ else "python"
+def _command() -> str:
+    """How to type `graft`: `make` uses the one in .venv without activating it."""
+    inside = CHECKOUT / ".venv" / "bin" / "graft"
+    return str(inside.relative_to(CHECKOUT)) if inside.exists() and "VIRTUAL_ENV" not in os.environ else "graft"
 
 
 def _row(store: Store, run: Run) -> TrialRow:
@@ -161,7 +149,6 @@ def _row(store: Store, run: Run) -> TrialRow:
         name=run.info.run_name,
         state=tags.get("graft.state", "running"),
         failure=tags.get("graft.failure"),
-        overrides=tags.get("graft.overrides", ""),
         params=dict(run.data.params),
         best_val_accuracy=metrics.get("best_val_accuracy"),
         test_accuracy=metrics.get("test_accuracy"),
@@ -169,7 +156,6 @@ def _row(store: Store, run: Run) -> TrialRow:
         epoch_seconds=typical_epoch_seconds(history) if history else None,
         epoch_seconds_live=metrics.get("epoch_seconds_live"),
         cached_features=tags.get("graft.features") == "cached",
-        features_engine=tags.get("graft.features_engine"),
         trainable_parameters=int(metrics["trainable_parameters"]) if "trainable_parameters" in metrics else None,
         checkpoint=f"{run.info.artifact_uri}/checkpoints/best" if has_checkpoint else None,
     )

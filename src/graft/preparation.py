@@ -63,13 +63,31 @@ def check(config: Config) -> None:
 
 
 def prepare(config: Config) -> Prepared:
-    """Finds the images and the backbone, and builds the model.
-
-    TensorFlow is imported only once the configuration and the data set are known to be usable.
+    """Finds the images and the backbone, extracts features where they are wanted, and builds the model.
 
     Raises:
         ConfigError: if the data set or the backbone cannot be used, or they do not fit each other.
     """
+    data, backbone, same_data = _found(config)
+    if not config.cached_features:
+        return Prepared(data, backbone, _trainer(config, backbone, data))
+    features, inputs = _stored_features(config, backbone, data, same_data)
+    data = replace(data, inputs=inputs)
+    return Prepared(data, backbone, _trainer(config, backbone, data, features), features)
+
+
+def find(config: Config) -> tuple[Data, SavedBackbone]:
+    """The images, decoded, and the backbone on disk: what `prepare` begins with, and keeps from here.
+
+    Raises:
+        ConfigError: if one of them cannot be used.
+    """
+    data, backbone, _ = _found(config)
+    return data, backbone
+
+
+def _found(config: Config) -> tuple[Data, SavedBackbone, Hashable]:
+    """TensorFlow is imported only once the configuration and the data set are known to be usable."""
     check(config)
     images, parts = splits.choose(config.dataset)
     runtime.set_up(config)
@@ -78,13 +96,7 @@ def prepare(config: Config) -> Prepared:
     divided = config.dataset.model_dump_json(exclude={"path"})
     same_data = (str(cache()), images.sha256(), divided, config.image_size)
     data, _ = _data.get(same_data, lambda: pipeline.prepare(images, parts, config))
-    data = replace(data, augmentation=config.augment)
-    backbone = backbones.resolve(config.backbone)
-    if not config.cached_features:
-        return Prepared(data, backbone, _trainer(config, backbone, data))
-    features, inputs = _stored_features(config, backbone, data, same_data)
-    data = replace(data, inputs=inputs)
-    return Prepared(data, backbone, _trainer(config, backbone, data, features), features)
+    return replace(data, augmentation=config.augment), backbones.resolve(config.backbone), same_data
 
 
 @dataclass(frozen=True)
@@ -106,13 +118,15 @@ def _stored_features(
 ) -> tuple[Features, Inputs]:
     """The features of all images, and how they are fed: from memory if the budget allows."""
     from graft.data.pipeline import in_memory
+    from graft.features import store
     from graft.features.extract import extract
 
     def read() -> tuple[Features, Inputs]:
         features = extract(data, backbone, config)
         return features, in_memory(features, data.images.labels, config.features.memory_budget_mb)
 
-    same_features = (same_data, backbone.sha256, config.backbone.value_range, config.features.model_dump_json())
+    settings = (config.backbone.value_range, config.features.model_dump_json())
+    same_features = (same_data, backbone.sha256, *settings, str(store.root()))
     (features, inputs), kept = _features.get(same_features, read)
     backbones.check_width(config.backbone, features.width)  # where none was missing, no backbone was loaded
     return replace(features, extraction_seconds=0.0) if kept else features, inputs

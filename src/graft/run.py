@@ -11,26 +11,23 @@ import logging
 import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from graft import provenance, trial
+from graft import trial
 from graft.config import Config, from_hydra
-from graft.errors import ConfigError, FailedTrial, Interrupted
+from graft.errors import ConfigError
 from graft.interruption import Interruption
 from graft.preparation import Prepared, prepare
+from graft.recording import Occasion, leave_behind, recorded
 
 if TYPE_CHECKING:
-    from graft.data.pipeline import Data
     from graft.loop.result import StopReason, StopSignal, TrainResult
-    from graft.tracking.mlflow_recorder import MlflowRecorder
     from graft.tracking.recorder import Recorder
 
 log = logging.getLogger(__name__)
@@ -61,20 +58,52 @@ def _train(composed: DictConfig, stop_reason: StopSignal) -> float | dict[str, f
     directory = Path(hydra.runtime.output_dir)
     config = from_hydra(composed)
     _refuse_unusable_store(config)
-    prepared = _prepare_in(directory, config)
+    prepared = prepare_in(directory, config)
     _claim(directory, config, prepared)
-    with _record(config, prepared, directory, stop_reason) as (recorder, mlflow_recorder):
-        result = _fit(config, prepared, recorder, directory, stop_reason)
-        if result.stopped == "interrupted" and not trial.current():
+    occasion = _occasion(config, directory, list(hydra.overrides.task))
+    done = carry_out(config, prepared, occasion, stop_reason, started)
+    if not trial.current():
+        print(f"Checkpoints and TensorBoard events: {directory}\nRecord: make ui, run {done.run_id}")
+    return dict(done.metrics) if "objective" in hydra.sweeper else done.metrics["best_val_accuracy"]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run that was carried out.
+
+    Attributes:
+        metrics: Those that a run has once.
+        run_id: In MLflow.
+    """
+
+    metrics: Mapping[str, float]
+    run_id: str
+
+
+def carry_out(config: Config, prepared: Prepared, occasion: Occasion, stop_reason: StopSignal, started: float) -> Done:
+    """Trains what was prepared, and records it.
+
+    Args:
+        config: The run, completely described.
+        prepared: Made from `config`.
+        occasion: As what the run takes place.
+        stop_reason: Asked after every epoch whether to stop.
+        started: When the run began, by `time.perf_counter`.
+
+    Raises:
+        FailedTrial: if training cannot give a result; the record says so.
+        Interrupted: if it was stopped; the text says how to go on.
+    """
+    with recorded(config, prepared, occasion, stop_reason) as (recorder, mlflow_recorder):
+        result = _fit(config, prepared, recorder, occasion.directory, stop_reason)
+        if result.stopped == "interrupted" and occasion.if_interrupted:
             raise KeyboardInterrupt  # again: the first one was swallowed on its way
         metrics = {**result.summary(), "total_seconds": time.perf_counter() - started}
         if result.stopped != "interrupted":  # what a run has once is said once, by the attempt that ends it
-            _leave_behind(config, result, mlflow_recorder, directory)
+            leave_behind(config, result, mlflow_recorder, occasion.directory)
             recorder.log_metrics(metrics)
         recorder.close(result.stopped or "complete")
-    if not trial.current():
-        print(f"Checkpoints and TensorBoard events: {directory}\nRecord: make ui, run {mlflow_recorder.run_id}")
-    return metrics if "objective" in hydra.sweeper else metrics["best_val_accuracy"]
+    return Done(metrics, mlflow_recorder.run_id)
 
 
 def run(config: Config, recorder: Recorder, directory: Path, stop_reason: StopSignal = lambda: None) -> TrainResult:
@@ -90,14 +119,7 @@ def run(config: Config, recorder: Recorder, directory: Path, stop_reason: StopSi
         ConfigError: as `prepare` does.
         FailedTrial: if the loss is no longer finite.
     """
-    return _fit(config, _prepare_in(directory, config), recorder, directory, stop_reason)
-
-
-def run_name(config: Config) -> str:
-    """What the run is called in MLflow, such as ``finetune lr=1e-05 w=512 d=0.2``."""
-    kind = "finetune" if config.trainable else "frozen"
-    seed = f" s={config.seed}" if config.seed else ""
-    return f"{kind} lr={config.learning_rate:g} w={config.head_width} d={config.dropout_rate:g}{seed}"
+    return _fit(config, prepare_in(directory, config), recorder, directory, stop_reason)
 
 
 def _fit(
@@ -135,7 +157,7 @@ def _probe(config: Config, prepared: Prepared, directory: Path) -> tuple[dict[st
 
     started = time.perf_counter()
     frozen, directory = config.probe(), directory / "probe"
-    probe = _prepare_in(directory, frozen)
+    probe = prepare_in(directory, frozen)
     _remember_engine(directory, probe)
     assert probe.features is not None
     # A few seconds, so it is not stopped half-way; its own checkpoints make it a matter of none in a second attempt.
@@ -151,7 +173,7 @@ def _probe(config: Config, prepared: Prepared, directory: Path) -> tuple[dict[st
     return metrics, probe.features.extraction_seconds
 
 
-def _prepare_in(directory: Path, config: Config) -> Prepared:
+def prepare_in(directory: Path, config: Config) -> Prepared:
     """Prepares a run in `directory`; one that goes on takes features of the engine that it had, if it may choose.
 
     Engines agree within a ten-thousandth, so a run that went on with another one's features would end elsewhere.
@@ -211,92 +233,26 @@ def _trial_stop_reason() -> StopReason | None:
     return trial.stop_reason() if trial.should_stop() else None
 
 
-@contextmanager
-def _record(
-    config: Config, prepared: Prepared, directory: Path, stop_reason: StopSignal
-) -> Iterator[tuple[Recorder, MlflowRecorder]]:
-    """Opens the run's record; closes it as failed or interrupted if an exception leaves the block."""
+def _occasion(config: Config, directory: Path, overrides: list[str]) -> Occasion:
+    """A trial of a sweep, or a run on its own."""
     from graft.tracking.console import ConsoleRecorder
-    from graft.tracking.mlflow_recorder import MlflowRecorder
-    from graft.tracking.mlflow_store import open_store
-    from graft.tracking.recorder import Recorders
-    from graft.tracking.tensorboard import TensorBoardRecorder
     from graft.tracking.trial_reporter import TrialReporter
 
     current = trial.current()
-    tags = _tags(config, prepared)
-    parent = current.context.get("parent_run_id") if current else None
-    mlflow_recorder = MlflowRecorder(
-        open_store(config.tracking),
-        name=run_name(config),
-        tags=tags,
-        parent_run_id=parent,
-        id_file=directory / "checkpoints" / "mlflow_run_id",
-    )
-    # A trial reports to the sweep, whose table shows it; a run on its own reports to the console.
-    front = TrialReporter() if current else ConsoleRecorder(config.epochs)
-    recorder = Recorders([front, TensorBoardRecorder(directory), mlflow_recorder])
-    try:
-        recorder.log_params(config.flat())
-        _describe(config, prepared.data, mlflow_recorder, directory)
-        yield recorder, mlflow_recorder
-    except BaseException as error:
-        # In a run on its own the error may be what TensorFlow made of the interruption.
-        if isinstance(error, KeyboardInterrupt) or (not current and stop_reason() == "interrupted"):
-            recorder.close("interrupted")
-            if current:
-                raise
-            again = ["python", "train.py", *HydraConfig.get().overrides.task, f"hydra.run.dir={directory}"]
-            raise Interrupted(f"Interrupted. To go on:\n  {shlex.join(again)}") from None
-        recorder.close("failed", error.cause if isinstance(error, FailedTrial) else type(error).__name__)
-        raise
-
-
-def _tags(config: Config, prepared: Prepared) -> dict[str, str]:
-    current = trial.current()
-    place: Mapping[str, str] = (
-        {
-            "graft.kind": "trial",
-            "graft.sweep": current.sweep,
-            "graft.trial": str(current.number),
-            "graft.attempt": str(current.attempt),
-        }
-        if current
-        else {"graft.kind": "single"}
-    )
-    return {
-        **place,
-        "graft.config_sha256": config.sha256(),
-        "graft.dataset_sha256": prepared.data.sha256,
-        "graft.backbone_sha256": prepared.backbone.sha256,
-        "graft.lock_sha256": provenance.lock_sha256(),
-        "graft.commit": provenance.commit(),
-        "graft.mixed_precision": str(prepared.trainer.half_precision).lower(),
-        "graft.features": "cached" if prepared.features else "live",
-        **({"graft.features_engine": prepared.features.engine} if prepared.features else {}),
-        "graft.overrides": shlex.join(HydraConfig.get().overrides.task),
-        "graft.unreadable_images": str(len(prepared.data.unreadable)),
+    if current is None:
+        again = shlex.join(["python", "train.py", *overrides, f"hydra.run.dir={directory}"])
+        return Occasion(
+            directory,
+            ConsoleRecorder(config.epochs),
+            {"graft.kind": "single"},
+            overrides,
+            if_interrupted=f"To go on:\n  {again}",
+        )
+    tags = {
+        "graft.kind": "trial",
+        "graft.sweep": current.sweep,
+        "graft.trial": str(current.number),
+        "graft.attempt": str(current.attempt),
     }
-
-
-def _describe(config: Config, data: Data, recorder: MlflowRecorder, directory: Path) -> None:
-    """Leaves the resolved configuration, the overrides and the names of the data."""
-    resolved = directory / "config.yaml"
-    directory.mkdir(parents=True, exist_ok=True)
-    resolved.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    recorder.log_artifact(resolved)
-    overrides = directory / ".hydra" / "overrides.yaml"
-    if overrides.is_file():
-        recorder.log_artifact(overrides)
-    source = getattr(config.dataset, "path", config.dataset.name)
-    sizes = {"training": data.splits.train, "validation": data.splits.val, "test": data.splits.test}
-    recorder.log_dataset(config.dataset.name, source, data.sha256, {name: len(rows) for name, rows in sizes.items()})
-
-
-def _leave_behind(config: Config, result: TrainResult, recorder: MlflowRecorder, directory: Path) -> None:
-    from graft import plots
-
-    picture = directory / "plots" / "curves.png"
-    plots.curves(result.history, picture, run_name(config))
-    recorder.log_artifact(picture, "plots")
-    recorder.log_artifact(directory / "checkpoints" / "best", "checkpoints/best")
+    # It reports to the sweep, whose table shows it.
+    return Occasion(directory, TrialReporter(), tags, overrides, current.context.get("parent_run_id"))

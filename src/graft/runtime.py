@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import platform
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from graft.config import Config
 from graft.errors import ConfigError
@@ -15,6 +18,7 @@ from graft.errors import ConfigError
 log = logging.getLogger(__name__)
 
 TENSOR_CORES = (7, 0)  # the compute capability of the first GPUs that multiply float16 matrices faster
+VECTOR_INSTRUCTIONS = ("amx_tile", "avx512f", "avx2", "avx")  # the widest first; kernels are chosen by them
 NO_TENSOR_CORES = (
     "mixed_precision=true: there is no GPU here that gains from it (compute capability 7.0 or above); allowed here are "
     "mixed_precision=auto and false"
@@ -40,6 +44,37 @@ def set_up(config: Config) -> None:
     else:
         tf_config.disable_op_determinism()
     set_precision(half=False)  # what is not training, such as extraction, keeps to float32
+
+
+def has_gpu() -> bool:
+    """Whether TensorFlow runs on a GPU here."""
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def device() -> str:
+    """What TensorFlow computes on here, as far as it can decide the last bits of a result.
+
+    GPUs by name, or the CPU with its widest vector instructions and how many of it this process may use.
+    """
+    import tensorflow as tf
+
+    if gpus := tf.config.list_physical_devices("GPU"):
+        return ", ".join(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus)
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"{_cpu()}, {usable} CPU{'s' * (usable > 1)}"
+
+
+def _cpu() -> str:
+    facts: dict[str, str] = {}
+    with contextlib.suppress(OSError):  # only Linux has it
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            facts.setdefault(key.strip(), value.strip())
+    flags = facts.get("flags", "").split()
+    vectors = next((flag for flag in VECTOR_INSTRUCTIONS if flag in flags), "")
+    return " ".join([facts.get("model name") or platform.processor() or platform.machine(), vectors]).strip()
 
 
 def half_precision(config: Config) -> bool:

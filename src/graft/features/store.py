@@ -16,6 +16,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -91,7 +92,25 @@ def store_key(*decisive: str) -> str:
 
 def folder_of(key: str) -> Path:
     """Where the store with this key lies."""
-    return cache() / "features" / key
+    return root() / key
+
+
+def root() -> Path:
+    """Where all stores lie."""
+    return _elsewhere[-1] if _elsewhere else cache() / "features"
+
+
+@contextmanager
+def lying_in(folder: Path) -> Iterator[None]:
+    """While entered, this process looks for features in `folder`, and stores them there."""
+    _elsewhere.append(folder)
+    try:
+        yield
+    finally:
+        _elsewhere.pop()
+
+
+_elsewhere: list[Path] = []
 
 
 def count_missing(digests: Sequence[str], key: str) -> int:

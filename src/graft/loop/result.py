@@ -7,6 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+EPOCH_METRICS = (
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "learning_rate",
+    "epoch_seconds",
+    "images_per_second",
+)
+"""What a run has for every epoch."""
+
 SUMMARY_METRICS = (
     "best_val_accuracy",
     "best_epoch",
@@ -24,8 +35,7 @@ StopReason = Literal["pruned", "interrupted"]
 StopSignal = Callable[[], StopReason | None]
 
 History = list[dict[str, float]]
-"""One entry an epoch, from epoch 0: train_loss, train_accuracy, val_loss, val_accuracy, epoch_seconds,
-images_per_second, learning_rate."""
+"""One entry an epoch, from epoch 0, with `EPOCH_METRICS`."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from graft.errors import FatalError
 from graft.paths import records
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nobody asked for it, and it needs a network
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for files of a few kilobytes
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")  # 7, the default, waits for minutes before it says so
-from mlflow.entities import Param, ViewType
+from mlflow.entities import Param, RunTag, ViewType
 from mlflow.entities import Run as Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -62,6 +63,23 @@ class Store:
             if not token:
                 break
         return found
+
+    @property
+    def experiment_name(self) -> str:
+        """The experiment, as `tracking.experiment` names it."""
+        return str(self.client.get_experiment(self.experiment_id).name)
+
+    def begin(self, name: str, tags: Mapping[str, str]) -> str:
+        """Makes a run for others to lie under; gives its id."""
+        return str(self.client.create_run(self.experiment_id, tags=dict(tags), run_name=name).info.run_id)
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Tags of a run; a later value replaces an earlier one."""
+        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def end(self, run_id: str, status: str) -> None:
+        """Ends a run, as ``FINISHED``, ``FAILED`` or ``KILLED``."""
+        self.client.set_terminated(run_id, status)
 
     def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
         """Logs params of a run. One that is there may be repeated, not changed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import shlex
 import time
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from graft import preparation
+from graft import preparation, provenance
 from graft.config import AnyDatasetConfig, TrackingConfig, flatten, from_hydra
 from graft.data import splits
 from graft.errors import ConfigError
@@ -73,9 +74,16 @@ class MlflowSweepObserver:
         if earlier:
             self._parent = earlier[0].info.run_id
             client.update_run(self._parent, status="RUNNING")
+            client.set_tag(self._parent, "graft.process", json.dumps(provenance.process()))
             return {"parent_run_id": self._parent}
         swept = {key.lstrip("+~"): str(values) for key, values in event.space.items()}
-        tags = {"graft.kind": "sweep", "graft.sweep": event.sweep, "graft.state": "running"}
+        tags = {
+            "graft.kind": "sweep",
+            "graft.sweep": event.sweep,
+            "graft.state": "running",
+            "graft.process": json.dumps(provenance.process()),
+            "graft.directory": str(event.directory),
+        }
         name = " ".join(f"{key}={values}" for key, values in swept.items())[:SHOWN] or event.sweep
         run = client.create_run(self._store.experiment_id, tags=tags, run_name=name)
         self._parent = run.info.run_id

@@ -1,0 +1,131 @@
+"""What a run leaves behind, and as what: an `Occasion` says where it takes place, `recorded` keeps its record."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from graft import provenance, runtime
+from graft.config import Config
+from graft.errors import FailedTrial, Interrupted
+from graft.preparation import Prepared
+
+if TYPE_CHECKING:
+    from graft.data.pipeline import Data
+    from graft.loop.result import StopSignal, TrainResult
+    from graft.tracking.mlflow_recorder import MlflowRecorder
+    from graft.tracking.recorder import Recorder
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """As what a run takes place.
+
+    Attributes:
+        directory: The run's folder.
+        front: Shows the run while it goes on.
+        tags: What tells this kind of run from others, `graft.kind` first.
+        overrides: What was asked for, as it is typed.
+        parent_run_id: The MLflow run that it is shown under.
+        if_interrupted: What the user can do then; empty where the sweep says it.
+    """
+
+    directory: Path
+    front: Recorder
+    tags: Mapping[str, str]
+    overrides: Sequence[str] = field(default=())
+    parent_run_id: str | None = None
+    if_interrupted: str = ""
+
+
+@contextmanager
+def recorded(
+    config: Config, prepared: Prepared, occasion: Occasion, stop_reason: StopSignal
+) -> Iterator[tuple[Recorder, MlflowRecorder]]:
+    """Opens the run's record; closes it as failed or interrupted if an exception leaves the block."""
+    from graft.tracking.mlflow_recorder import MlflowRecorder
+    from graft.tracking.mlflow_store import open_store
+    from graft.tracking.recorder import Recorders
+    from graft.tracking.tensorboard import TensorBoardRecorder
+
+    directory = occasion.directory
+    mlflow_recorder = MlflowRecorder(
+        open_store(config.tracking),
+        name=run_name(config),
+        tags={**occasion.tags, **_tags(config, prepared, occasion)},
+        parent_run_id=occasion.parent_run_id,
+        id_file=directory / "checkpoints" / "mlflow_run_id",
+    )
+    recorder = Recorders([occasion.front, TensorBoardRecorder(directory), mlflow_recorder])
+    try:
+        recorder.log_params(config.flat())
+        _describe(config, prepared.data, mlflow_recorder, directory)
+        yield recorder, mlflow_recorder
+    except BaseException as error:
+        # In a run on its own the error may be what TensorFlow made of the interruption.
+        if isinstance(error, KeyboardInterrupt) or (occasion.if_interrupted and stop_reason() == "interrupted"):
+            recorder.close("interrupted")
+            if not occasion.if_interrupted:
+                raise
+            raise Interrupted(f"Interrupted. {occasion.if_interrupted}") from None
+        recorder.close("failed", error.cause if isinstance(error, FailedTrial) else type(error).__name__)
+        raise
+
+
+def leave_behind(config: Config, result: TrainResult, recorder: MlflowRecorder, directory: Path) -> None:
+    """The curves as a picture, and the best checkpoint."""
+    from graft import plots
+
+    picture = directory / "plots" / "curves.png"
+    plots.curves(result.history, picture, run_name(config))
+    recorder.log_artifact(picture, "plots")
+    recorder.log_artifact(directory / "checkpoints" / "best", "checkpoints/best")
+
+
+def run_name(config: Config) -> str:
+    """What the run is called in MLflow, such as ``finetune lr=1e-05 w=512 d=0.2``."""
+    kind = "finetune" if config.trainable else "frozen"
+    seed = f" s={config.seed}" if config.seed else ""
+    return f"{kind} lr={config.learning_rate:g} w={config.head_width} d={config.dropout_rate:g}{seed}"
+
+
+def _tags(config: Config, prepared: Prepared, occasion: Occasion) -> dict[str, str]:
+    return {
+        "graft.config_sha256": config.sha256(),
+        "graft.dataset_sha256": prepared.data.sha256,
+        "graft.backbone_sha256": prepared.backbone.sha256,
+        **{f"graft.{name}": value for name, value in provenance.versions().items()},
+        "graft.device": runtime.device(),
+        "graft.process": json.dumps(provenance.process()),
+        "graft.directory": str(occasion.directory),
+        "graft.mixed_precision": str(prepared.trainer.half_precision).lower(),
+        "graft.features": "cached" if prepared.features else "live",
+        **({"graft.features_engine": prepared.features.engine} if prepared.features else {}),
+        "graft.overrides": shlex.join(occasion.overrides),
+        "graft.unreadable_images": str(len(prepared.data.unreadable)),
+    }
+
+
+def _describe(config: Config, data: Data, recorder: MlflowRecorder, directory: Path) -> None:
+    """Leaves the resolved configuration, the overrides, the names of the data, and code that is in no commit."""
+    resolved = directory / "config.yaml"
+    directory.mkdir(parents=True, exist_ok=True)
+    resolved.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    recorder.log_artifact(resolved)
+    overrides = directory / ".hydra" / "overrides.yaml"
+    if overrides.is_file():
+        recorder.log_artifact(overrides)
+    if uncommitted := provenance.uncommitted():
+        difference = directory / "uncommitted.diff"
+        difference.write_bytes(uncommitted)
+        recorder.log_artifact(difference)
+    source = getattr(config.dataset, "path", config.dataset.name)
+    sizes = {"training": data.splits.train, "validation": data.splits.val, "test": data.splits.test}
+    recorder.log_dataset(config.dataset.name, source, data.sha256, {name: len(rows) for name, rows in sizes.items()})

@@ -1,0 +1,250 @@
+"""Runs again what was recorded, one run or all trials of a sweep, and says how it compares."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from graft.config import Config, TrackingConfig
+from graft.errors import ConfigError, FailedTrial, FatalError, GraftError
+from graft.interruption import Interruption
+from graft.loop.result import StopReason, StopSignal
+from graft.paths import records
+from graft.preparation import Prepared, prepare
+from graft.recording import Occasion
+from graft.rerun import differences, numbers
+from graft.rerun.differences import Difference
+from graft.rerun.numbers import Numbers
+from graft.rerun.restore import restore, with_engine_of
+from graft.rerun.telling import Teller
+from graft.run import carry_out
+from graft.tracking import recorded_run
+from graft.tracking.mlflow_store import Run, Store, open_store
+from graft.tracking.recorded_run import RecordedRun
+
+log = logging.getLogger(__name__)
+
+Verdict = Literal["exact", "diverged"]
+
+RUN_ID_FILE = Path("checkpoints") / "mlflow_run_id"
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """A run that was run again.
+
+    Attributes:
+        of: The recorded run's id.
+        name: What it is called.
+        trial: Its number, if it was a trial of a sweep.
+        run_id: The rerun's own id in MLflow; None if it was not begun.
+        differences: What was not as it had been, named before it began.
+        numbers: Every recorded number beside the new one; None if there is nothing to compare.
+        unpromised: Why the numbers need not be the same; empty if they have to be.
+        verified: Whether they were; None if that was not asked.
+        failure: Why the rerun failed where the recorded run had not; None if it did not.
+    """
+
+    of: str
+    name: str
+    trial: int | None
+    run_id: str | None
+    differences: tuple[Difference, ...]
+    numbers: Numbers | None
+    unpromised: str
+    verified: Verdict | None
+    failure: str | None
+
+
+def rerun(
+    tracking: TrackingConfig, name: str, assignments: Sequence[str], *, verify: bool, teller: Teller
+) -> list[Rerun]:
+    """Runs a recorded run again, or every trial of a recorded sweep in this process, and compares.
+
+    Args:
+        tracking: Where it was recorded, and where the rerun is.
+        name: A run's id, or a sweep's name or the id of its parent run.
+        assignments: Changes to the configuration, each as ``key=value``.
+        verify: Extract features anew into an empty store, and give a verdict.
+        teller: Says what is found while it goes on.
+
+    Raises:
+        ConfigError: if `assignments` and `verify` are both given, for wrong assignments, and if a single run's data
+            set or backbone cannot be used any more.
+        FatalError: if there is no such run, or nothing of it that can be compared.
+        Interrupted: if the user stopped it.
+    """
+    if verify and assignments:
+        raise ConfigError(
+            f"--verify with --set {' '.join(assignments)}: a changed run has other numbers, so there is nothing to "
+            "verify; allowed is one of the two"
+        )
+    found = recorded_run.find(open_store(tracking, create=False), name)
+    tracking = tracking.model_copy(update={"experiment": found.store.experiment_name})
+    how = _How(found.store, tracking, tuple(assignments), verify, teller)
+    if found.sweep is None:
+        (run,) = found.runs
+        if verify and not run.metrics:
+            raise FatalError(f"The run {run.id} recorded no epoch, so there is nothing to verify")
+        done = [_again(how, run, parent=None)]
+    else:
+        done = _sweep_again(how, found.runs, found.sweep)
+    return done
+
+
+@dataclass(frozen=True)
+class _How:
+    store: Store
+    tracking: TrackingConfig
+    assignments: tuple[str, ...]
+    verify: bool
+    teller: Teller
+
+
+def _sweep_again(how: _How, runs: Sequence[RecordedRun], sweep: Run) -> list[Rerun]:
+    """All trials, one after the other; one that fails is told and the others go on."""
+    tags = {"graft.kind": "rerun", "graft.rerun_of": sweep.info.run_id}
+    parent = how.store.begin(f"rerun of {sweep.data.tags['graft.sweep']}", tags)
+    done: list[Rerun] = []
+    try:
+        for run in runs:
+            how.teller.trial(run, of=len(runs))
+            try:
+                done.append(_again(how, run, parent))
+            except ConfigError as error:
+                how.teller.failed(error)
+                done.append(_failed(run, str(error), "diverged" if how.verify else None))
+            except GraftError:
+                raise  # such as Ctrl-C
+            except Exception as error:
+                log.exception("Trial %s could not be run again", run.trial)
+                done.append(_failed(run, f"{type(error).__name__}: {error}", "diverged" if how.verify else None))
+    except BaseException:
+        how.store.end(parent, "KILLED")
+        raise
+    if how.verify:
+        exact = sum(each.verified == "exact" for each in done)
+        how.store.set_tags(
+            parent, {"graft.verified": "exact" if exact == len(done) else f"{exact} of {len(done)} exact"}
+        )
+    how.store.end(parent, "FINISHED")
+    return done
+
+
+def _again(how: _How, run: RecordedRun, parent: str | None) -> Rerun:
+    started = time.perf_counter()
+    as_recorded = restore(run, how.tracking)
+    config = restore(run, how.tracking, how.assignments) if how.assignments else as_recorded
+    how.teller.begins(run, config)
+    different = differences.of_configuration(run, as_recorded, config)
+    config = with_engine_of(run, config)
+    with Interruption() as interruption:
+        different += differences.of_surroundings(run, config)
+        unpromised = _unpromised(config)
+        how.teller.differ(different, unpromised)
+        directory = _new_directory()
+        with _features_store(config, directory, empty=how.verify):
+            prepared = prepare(config)
+            occasion = _occasion(how, run, config, directory, parent)
+            stop_reason = _stop_as_it_did(run, interruption)
+            failure = _train(config, prepared, occasion, stop_reason, started, run)
+    run_id = (directory / RUN_ID_FILE).read_text()
+    again = recorded_run.read(how.store, run_id)
+    compared = numbers.compare(run.metrics, again.metrics, whole=run.state in ("complete", "pruned"))
+    verified: Verdict | None = None
+    if how.verify:
+        verified = "exact" if compared.exact and failure is None else "diverged"
+        how.store.set_tags(run_id, {"graft.verified": verified})
+        how.store.set_tags(run.id, {"graft.verified": verified, "graft.verified_by": run_id})
+    how.store.set_tags(run.id, {"graft.rerun": run_id})
+    done = Rerun(run.id, run.name, run.trial, run_id, tuple(different), compared, unpromised, verified, failure)
+    how.teller.compared(done, run, again)
+    return done
+
+
+def _train(
+    config: Config, prepared: Prepared, occasion: Occasion, stop_reason: StopSignal, started: float, run: RecordedRun
+) -> str | None:
+    """Trains and records; gives the cause of a failure that the recorded run did not have."""
+    expected = run.tags.get("graft.failure") if run.state == "failed" else None
+    try:
+        carry_out(config, prepared, occasion, stop_reason, started)
+    except FailedTrial as error:
+        return None if error.cause == expected else error.cause
+    except Exception as error:
+        if type(error).__name__ == expected:
+            return None
+        raise
+    return f"it came to its end, and the recorded run had failed ({expected})" if expected else None
+
+
+def _stop_as_it_did(run: RecordedRun, interruption: Interruption) -> StopSignal:
+    """Ctrl-C stops the rerun; and a run that was pruned is pruned again, after as many epochs."""
+    epochs = len(run.metrics.get("val_accuracy", {})) if run.state == "pruned" else None
+    asked = 0
+
+    def stop_reason() -> StopReason | None:
+        nonlocal asked
+        if interruption.requested:
+            return "interrupted"
+        asked += 1
+        return "pruned" if epochs is not None and asked >= epochs else None
+
+    return stop_reason
+
+
+def _occasion(how: _How, run: RecordedRun, config: Config, directory: Path, parent: str | None) -> Occasion:
+    words = ["graft", "rerun", run.id, *(["--verify"] if how.verify else [])]
+    words += [word for assignment in how.assignments for word in ("--set", assignment)]
+    return Occasion(
+        directory,
+        how.teller.recorder(config),
+        {
+            "graft.kind": "rerun",
+            "graft.rerun_of": run.id,
+            **({"graft.changed": shlex.join(how.assignments)} if how.assignments else {}),
+        },
+        shlex.split(run.tags.get("graft.overrides", "")),
+        parent_run_id=parent,
+        if_interrupted=f"To begin again:\n  {shlex.join(words)}",
+    )
+
+
+def _new_directory() -> Path:
+    now = datetime.now()
+    return records() / "runs" / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}"
+
+
+@contextmanager
+def _features_store(config: Config, directory: Path, *, empty: bool) -> Iterator[None]:
+    """For a verified rerun an empty one, so that the store proves nothing about itself; it is removed afterwards."""
+    if not empty or not (config.cached_features or config.init_head == "probe"):
+        yield
+        return
+    from graft.features import store
+
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="features-", dir=directory) as folder, store.lying_in(Path(folder)):
+        yield
+
+
+def _unpromised(config: Config) -> str:
+    from graft import runtime
+
+    if not config.deterministic:
+        return "deterministic=false: the numbers need not be the same"
+    if runtime.has_gpu():
+        return "this is a GPU, where the numbers need not be the same"
+    return ""
+
+
+def _failed(run: RecordedRun, why: str, verified: Verdict | None) -> Rerun:
+    return Rerun(run.id, run.name, run.trial, None, (), None, "", verified, why)

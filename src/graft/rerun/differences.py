@@ -1,0 +1,91 @@
+"""What is not as it was when a run was recorded: code, versions, device, data, backbone, configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from graft import preparation, provenance, runtime
+from graft.config import Config
+from graft.rerun.restore import younger_keys
+from graft.tracking.recorded_run import RecordedRun
+
+SHOWN_DIGITS = 12  # of a digest
+NOTHING = "none"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that is not as it was.
+
+    Attributes:
+        what: Such as ``commit`` or a key of the configuration.
+        then: As recorded.
+        now: As it is.
+    """
+
+    what: str
+    then: str
+    now: str
+
+
+def of_configuration(run: RecordedRun, restored: Config, config: Config) -> list[Difference]:
+    """Keys that have another value than the run was recorded with.
+
+    Args:
+        run: The record.
+        restored: What its config.yaml says.
+        config: What is run now.
+    """
+    before, after = restored.flat(), config.flat()
+    changed = [
+        Difference(key, _word(before.get(key)), _word(value))
+        for key, value in after.items()
+        if not key.startswith("tracking.") and before.get(key, "") != value
+    ]
+    younger = [Difference(key, "no such key", _word(value)) for key, value in younger_keys(run).items()]
+    # The params were written apart from config.yaml: should one of them have been edited, they disagree.
+    edited = [
+        Difference(key, run.params[key], _word(value))
+        for key, value in before.items()
+        if not key.startswith("tracking.") and key in run.params and run.params[key] != str(value)
+    ]
+    return [*edited, *younger, *changed]
+
+
+def of_surroundings(run: RecordedRun, config: Config) -> list[Difference]:
+    """Code, versions, device, data and backbone that are not those of the run. Finds the images and the backbone.
+
+    Raises:
+        ConfigError: if one of them cannot be used.
+    """
+    data, backbone = preparation.find(config)
+    now = {
+        **provenance.versions(),
+        "device": runtime.device(),
+        "dataset_sha256": data.sha256,
+        "backbone_sha256": backbone.sha256,
+    }
+    then = {name: run.tags.get(f"graft.{name}", NOTHING) for name in (*now, "uncommitted_sha256")}
+    return [
+        Difference(name.replace("_", " "), _shortened(name, value), _shortened(name, now.get(name, NOTHING)))
+        for name, value in then.items()
+        if value != now.get(name, NOTHING)
+    ]
+
+
+def told(differences: Sequence[Difference]) -> list[str]:
+    """The differences in words, one line each."""
+    return [f"{each.what}: {each.then} then, {each.now} now" for each in differences]
+
+
+def _word(value: object) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _shortened(name: str, value: str) -> str:
+    """A digest by its first digits; a commit keeps what follows its own."""
+    if not name.endswith(("sha256", "commit")):
+        return value
+    digest, dash, rest = value.partition("-")
+    return f"{digest[:SHOWN_DIGITS]}{dash}{rest}"

@@ -1,0 +1,139 @@
+"""What a rerun says: what has changed since, how it goes, and how its numbers compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from graft.config import Config
+from graft.rerun.differences import Difference
+from graft.tracking.console import ConsoleRecorder
+from graft.tracking.recorded_run import RecordedRun
+
+if TYPE_CHECKING:
+    from graft.rerun.again import Rerun
+
+SHOWN = 5  # numbers that differ
+COMPARED = ("best_val_accuracy", "best_epoch", "test_accuracy", "test_loss", "overfit_gap", "total_seconds")
+
+
+class Teller:
+    """Says what is found while runs are run again.
+
+    Args:
+        console: Where to.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def trial(self, run: RecordedRun, of: int) -> None:
+        """Before a trial of a sweep."""
+        self._say(f"\nTrial {run.trial} of {of}")
+
+    def begins(self, run: RecordedRun, config: Config) -> None:
+        """Before anything is looked at."""
+        self._say(f"Rerun of {run.name} ({run.id})")
+
+    def differ(self, differences: Sequence[Difference], unpromised: str) -> None:
+        """Before training begins."""
+        if differences:
+            self._say("Since then has changed:")
+        for each in differences:
+            self._say(f"  {each.what}: {each.then} then, {each.now} now")
+        if not differences:
+            self._say("Code, lock, versions, device, data and backbone are what they were.")
+        if unpromised:
+            self._say(f"Note: {unpromised}.")
+
+    def recorder(self, config: Config) -> ConsoleRecorder:
+        """Shows the training itself."""
+        return ConsoleRecorder(config.epochs, self._console)
+
+    def failed(self, error: Exception) -> None:
+        """A trial could not be run again."""
+        self._say(f"It cannot be run again: {error}")
+
+    def compared(self, done: Rerun, run: RecordedRun, again: RecordedRun) -> None:
+        """After training."""
+        table = Table(title_justify="left")
+        for heading in ("", "recorded", "rerun"):
+            table.add_column(heading, justify="right" if heading else "left")
+        for name in COMPARED:
+            if 0 in run.metrics.get(name, {}) or 0 in again.metrics.get(name, {}):
+                table.add_row(name.replace("_", " "), *(_shown(each, name) for each in (run, again)))
+        if table.row_count:
+            self._console.print(table)
+        self._say(verdict(done))
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def verdict(done: Rerun) -> str:
+    """How the numbers compare, in words."""
+    if done.failure is not None:
+        return f"The rerun failed: {done.failure}."
+    if done.numbers is None or not done.numbers.all:
+        return "The recorded run has no numbers to compare."
+    compared, differing = done.numbers, done.numbers.differing
+    if not differing:
+        return (
+            f"Exact: all {len(compared.all)} recorded numbers of {compared.epochs} "
+            f"epoch{'s' * (compared.epochs != 1)} and of the whole run are the same, bit by bit."
+        )
+    lines = [f"{len(differing)} of {len(compared.all)} numbers differ, the first of them:"]
+    lines += [f"  {number}" for number in differing[:SHOWN]]
+    if done.differences:
+        lines.append(f"What has changed since may be why: {', '.join(each.what for each in done.differences)}.")
+    elif done.unpromised:
+        lines.append(f"They need not be the same: {done.unpromised}.")
+    return "\n".join(lines)
+
+
+def summary(done: Sequence[Rerun]) -> Table:
+    """The trials of a sweep, a line each."""
+    exact = sum(_is_exact(each) for each in done)
+    table = Table(title=f"{exact} of {len(done)} trials are exact", title_justify="left")
+    table.add_column("trial", justify="right")
+    table.add_column("run", overflow="fold")
+    table.add_column("numbers", justify="right")
+    table.add_column("came out", overflow="fold")
+    for each in done:
+        count = "" if each.numbers is None else str(len(each.numbers.all))
+        table.add_row(str(each.trial), each.name, count, _in_a_word(each))
+    return table
+
+
+def as_json(done: Sequence[Rerun]) -> list[dict[str, Any]]:
+    """Everything, as plain data; of the numbers those that differ."""
+    return [
+        {
+            **{key: value for key, value in asdict(each).items() if key != "numbers"},
+            "exact": _is_exact(each),
+            "numbers": len(each.numbers.all) if each.numbers else 0,
+            "differing": [asdict(number) for number in each.numbers.differing] if each.numbers else [],
+        }
+        for each in done
+    ]
+
+
+def _is_exact(done: Rerun) -> bool:
+    return done.failure is None and done.numbers is not None and done.numbers.exact
+
+
+def _in_a_word(done: Rerun) -> str:
+    if done.failure is not None:
+        return f"failed: {done.failure}"
+    if _is_exact(done):
+        return "exact"
+    return str(done.numbers.differing[0]) if done.numbers and done.numbers.all else "nothing to compare"
+
+
+def _shown(run: RecordedRun, name: str) -> str:
+    value = run.metrics.get(name, {}).get(0)
+    return "" if value is None else f"{value:.1f}" if name.endswith("_seconds") else f"{value:.6g}"

@@ -1,0 +1,152 @@
+"""A run as MLflow has it, read back whole."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mlflow.exceptions import MlflowException
+
+from graft.errors import FatalError
+from graft.tracking.mlflow_store import Run, Store
+
+LEAST_PREFIX = 6
+"""Characters of a run's id that stand for all of it, if they are no other's."""
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A run, a trial or a rerun.
+
+    Attributes:
+        id: MLflow's.
+        name: What it is called in MLflow's pages.
+        tags: All of them; Graft's own begin with ``graft.``.
+        params: Every leaf of the configuration, as text.
+        config: The resolved configuration, as `graft.config.Config` dumps it.
+        metrics: By name and step. What a run has once is at step 0.
+    """
+
+    id: str
+    name: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Mapping[int, float]]
+
+    @property
+    def state(self) -> str:
+        """How it ended: ``complete``, ``pruned``, ``failed`` or ``interrupted``; ``running`` if it did not."""
+        return self.tags.get("graft.state", "running")
+
+    @property
+    def trial(self) -> int | None:
+        """Its number in its sweep."""
+        return int(self.tags["graft.trial"]) if "graft.trial" in self.tags else None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a name stands for.
+
+    Attributes:
+        store: The experiment that it lies in.
+        runs: One run; or the trials of a sweep, in their order.
+        sweep: The sweep's parent run; None for a run.
+    """
+
+    store: Store
+    runs: Sequence[RecordedRun]
+    sweep: Run | None = None
+
+
+def find(store: Store, name: str) -> Found:
+    """What was recorded under `name`.
+
+    Args:
+        store: Where to look first; a run's id is known in every experiment.
+        name: A run's id or the beginning of one, or a sweep's name or the id of its parent run.
+
+    Raises:
+        FatalError: if there is no such run or sweep, or it was recorded too incompletely to be run again.
+    """
+    run = _by_id(store, name)
+    if run is None:
+        known = store.find()
+        fitting = [each for each in known if len(name) >= LEAST_PREFIX and each.info.run_id.startswith(name)]
+        named = [each for each in known if _is_sweep(each) and each.data.tags.get("graft.sweep") == name]
+        if len(fitting) > 1:
+            ids = ", ".join(each.info.run_id for each in fitting)
+            raise FatalError(f"{name}: several runs begin like that: {ids}")
+        run = next(iter([*fitting, *named]), None)
+        if run is None:
+            raise FatalError(f"There is no run and no sweep {name}{_latest(known)}")
+    store = _where(store, run)
+    if not _is_sweep(run):
+        return Found(store, [_whole(store, run)])
+    trials = sorted(
+        store.find(kind="trial", sweep=run.data.tags["graft.sweep"]),
+        key=lambda each: int(each.data.tags["graft.trial"]),
+    )
+    if not trials:
+        raise FatalError(f"The sweep {run.data.tags['graft.sweep']} has no trial yet that could be run again")
+    return Found(store, [_whole(store, each) for each in trials], run)
+
+
+def read(store: Store, run_id: str) -> RecordedRun:
+    """The run with this id.
+
+    Raises:
+        FatalError: if its configuration cannot be read.
+    """
+    return _whole(store, store.client.get_run(run_id))
+
+
+def _by_id(store: Store, run_id: str) -> Run | None:
+    try:
+        run = store.client.get_run(run_id)
+    except MlflowException:
+        return None
+    if run.info.lifecycle_stage != "active":
+        raise FatalError(f"The run {run_id} was deleted in MLflow; restore it there first")
+    return run
+
+
+def _where(store: Store, run: Run) -> Store:
+    """The store, opened at the experiment that `run` lies in."""
+    return replace(store, experiment_id=run.info.experiment_id)
+
+
+def _is_sweep(run: Run) -> bool:
+    return run.data.tags.get("graft.kind") == "sweep"
+
+
+def _latest(known: Sequence[Run]) -> str:
+    """The runs and sweeps that were recorded last, for who looks for one."""
+    runs = [f"{run.info.run_id} ({run.info.run_name})" for run in known if not _is_sweep(run)][:3]
+    sweeps = [run.data.tags.get("graft.sweep", "") for run in known if _is_sweep(run)][:3]
+    told = [*(["runs " + ", ".join(runs)] if runs else []), *(["sweeps " + ", ".join(sweeps)] if sweeps else [])]
+    return f"; the latest are: {'; '.join(told)}" if told else "; nothing is recorded here yet"
+
+
+def _whole(store: Store, run: Run) -> RecordedRun:
+    client, run_id = store.client, run.info.run_id
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            file = client.download_artifacts(run_id, "config.yaml", folder)
+            config = yaml.safe_load(Path(file).read_text())
+        except (MlflowException, OSError, yaml.YAMLError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise FatalError(
+                f"The run {run_id} ({run.info.run_name}) cannot be run again: its artifact config.yaml cannot be read: "
+                f"{reason}"
+            ) from error
+    if not isinstance(config, dict):
+        raise FatalError(f"The run {run_id} cannot be run again: its artifact config.yaml holds no configuration")
+    histories = {name: client.get_metric_history(run_id, name) for name in run.data.metrics}
+    metrics = {name: {point.step: point.value for point in history} for name, history in histories.items()}
+    return RecordedRun(run_id, run.info.run_name, run.data.tags, run.data.params, config, metrics)
