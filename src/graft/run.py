@@ -64,6 +64,7 @@ def _train(composed: DictConfig, stop_reason: StopSignal) -> float | dict[str, f
     done = carry_out(config, prepared, occasion, stop_reason, started)
     if not trial.current():
         print(f"Checkpoints and TensorBoard events: {directory}\nRecord: make ui, run {done.run_id}")
+        print(f"Again: graft rerun {done.run_id} --verify")
     return dict(done.metrics) if "objective" in hydra.sweeper else done.metrics["best_val_accuracy"]
 
 

@@ -237,10 +237,10 @@ def test_what_is_not_deterministic_is_not_promised(records: Records, tiny: str) 
 def test_a_run_that_diverged_diverges_again(records: Records, tiny: str) -> None:
     run_id = records.record(tiny, "learning_rate=1e38", "optimizer=sgd")
     assert records.tags(run_id)["graft.failure"] == "diverged"
-    records.client.log_metric(run_id, "train_loss", 1.0, step=0)  # as if it had come through an epoch
-    done = rerun(run_id)
-    assert "failed" not in done.output.lower().replace("failed: diverged", "")
-    assert done.exit_code == 0
+    done = rerun(run_id, "--verify")
+    assert done.exit_code == 0, done.output
+    assert "It failed as the recorded run had: diverged" in done.output
+    assert rerun(run_id, "--set", "learning_rate=0.1").exit_code == 1  # it came to its end
 
 
 def test_a_pruned_run_is_pruned_again(records: Records, tiny: str) -> None:

@@ -49,8 +49,10 @@ class Rerun:
         differences: What was not as it had been, named before it began.
         numbers: Every recorded number beside the new one; None if there is nothing to compare.
         unpromised: Why the numbers need not be the same; empty if they have to be.
-        verified: Whether they were; None if that was not asked.
-        failure: Why the rerun failed where the recorded run had not; None if it did not.
+        exact: Whether they are, and the rerun ended as the recorded run had.
+        verified: `exact` as the tag has it; None if no verdict was asked for.
+        failure: How the rerun failed where the recorded run had not; None if it did not.
+        failed_alike: How both failed; None if they did not.
     """
 
     of: str
@@ -60,8 +62,10 @@ class Rerun:
     differences: tuple[Difference, ...]
     numbers: Numbers | None
     unpromised: str
+    exact: bool
     verified: Verdict | None
     failure: str | None
+    failed_alike: str | None
 
 
 def rerun(
@@ -89,11 +93,13 @@ def rerun(
         )
     found = recorded_run.find(open_store(tracking, create=False), name)
     tracking = tracking.model_copy(update={"experiment": found.store.experiment_name})
-    how = _How(found.store, tracking, tuple(assignments), verify, teller)
+    how = _How(found.store, tracking, name, tuple(assignments), verify, teller)
+    for reason in found.left_out:
+        teller.left_out(reason)
     if found.sweep is None:
         (run,) = found.runs
-        if verify and not run.metrics:
-            raise FatalError(f"The run {run.id} recorded no epoch, so there is nothing to verify")
+        if verify and not run.metrics and run.state != "failed":
+            raise FatalError(f"The run {run.id} recorded no epoch and no failure, so there is nothing to verify")
         done = [_again(how, run, parent=None)]
     else:
         done = _sweep_again(how, found.runs, found.sweep)
@@ -104,6 +110,7 @@ def rerun(
 class _How:
     store: Store
     tracking: TrackingConfig
+    name: str
     assignments: tuple[str, ...]
     verify: bool
     teller: Teller
@@ -115,8 +122,8 @@ def _sweep_again(how: _How, runs: Sequence[RecordedRun], sweep: Run) -> list[Rer
     parent = how.store.begin(f"rerun of {sweep.data.tags['graft.sweep']}", tags)
     done: list[Rerun] = []
     try:
-        for run in runs:
-            how.teller.trial(run, of=len(runs))
+        for place, run in enumerate(runs, start=1):
+            how.teller.trial(run, place, of=len(runs))
             try:
                 done.append(_again(how, run, parent))
             except ConfigError as error:
@@ -159,13 +166,27 @@ def _again(how: _How, run: RecordedRun, parent: str | None) -> Rerun:
     run_id = (directory / RUN_ID_FILE).read_text()
     again = recorded_run.read(how.store, run_id)
     compared = numbers.compare(run.metrics, again.metrics, whole=run.state in ("complete", "pruned"))
+    failed_alike = run.tags.get("graft.failure") if run.state == "failed" and failure is None else None
+    exact = failure is None and (compared.exact or (failed_alike is not None and not compared.differing))
     verified: Verdict | None = None
     if how.verify:
-        verified = "exact" if compared.exact and failure is None else "diverged"
+        verified = "exact" if exact else "diverged"
         how.store.set_tags(run_id, {"graft.verified": verified})
         how.store.set_tags(run.id, {"graft.verified": verified, "graft.verified_by": run_id})
     how.store.set_tags(run.id, {"graft.rerun": run_id})
-    done = Rerun(run.id, run.name, run.trial, run_id, tuple(different), compared, unpromised, verified, failure)
+    done = Rerun(
+        of=run.id,
+        name=run.name,
+        trial=run.trial,
+        run_id=run_id,
+        differences=tuple(different),
+        numbers=compared,
+        unpromised=unpromised,
+        exact=exact,
+        verified=verified,
+        failure=failure,
+        failed_alike=failed_alike,
+    )
     how.teller.compared(done, run, again)
     return done
 
@@ -202,7 +223,7 @@ def _stop_as_it_did(run: RecordedRun, interruption: Interruption) -> StopSignal:
 
 
 def _occasion(how: _How, run: RecordedRun, config: Config, directory: Path, parent: str | None) -> Occasion:
-    words = ["graft", "rerun", run.id, *(["--verify"] if how.verify else [])]
+    words = ["graft", "rerun", how.name, *(["--verify"] if how.verify else [])]
     words += [word for assignment in how.assignments for word in ("--set", assignment)]
     return Occasion(
         directory,
@@ -247,4 +268,4 @@ def _unpromised(config: Config) -> str:
 
 
 def _failed(run: RecordedRun, why: str, verified: Verdict | None) -> Rerun:
-    return Rerun(run.id, run.name, run.trial, None, (), None, "", verified, why)
+    return Rerun(run.id, run.name, run.trial, None, (), None, "", False, verified, why, None)

@@ -31,9 +31,13 @@ class Teller:
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def trial(self, run: RecordedRun, of: int) -> None:
-        """Before a trial of a sweep."""
-        self._say(f"\nTrial {run.trial} of {of}")
+    def trial(self, run: RecordedRun, place: int, of: int) -> None:
+        """Before a trial of a sweep, the `place`-th of so many."""
+        self._say(f"\nTrial {run.trial} ({place} of {of})")
+
+    def left_out(self, reason: str) -> None:
+        """A trial that cannot be run again at all."""
+        self._say(reason)
 
     def begins(self, run: RecordedRun, config: Config) -> None:
         """Before anything is looked at."""
@@ -78,6 +82,8 @@ def verdict(done: Rerun) -> str:
     """How the numbers compare, in words."""
     if done.failure is not None:
         return f"The rerun failed: {done.failure}."
+    if done.failed_alike is not None and done.exact:
+        return f"It failed as the recorded run had: {done.failed_alike}; all numbers until then are the same."
     if done.numbers is None or not done.numbers.all:
         return "The recorded run has no numbers to compare."
     compared, differing = done.numbers, done.numbers.differing
@@ -86,7 +92,7 @@ def verdict(done: Rerun) -> str:
             f"Exact: all {len(compared.all)} recorded numbers of {compared.epochs} "
             f"epoch{'s' * (compared.epochs != 1)} and of the whole run are the same, bit by bit."
         )
-    lines = [f"{len(differing)} of {len(compared.all)} numbers differ, the first of them:"]
+    lines = [f"{len(differing)} of {len(compared.all)} numbers differ, the first of them (epochs count from 0):"]
     lines += [f"  {number}" for number in differing[:SHOWN]]
     if done.differences:
         lines.append(f"What has changed since may be why: {', '.join(each.what for each in done.differences)}.")
@@ -97,7 +103,7 @@ def verdict(done: Rerun) -> str:
 
 def summary(done: Sequence[Rerun]) -> Table:
     """The trials of a sweep, a line each."""
-    exact = sum(_is_exact(each) for each in done)
+    exact = sum(each.exact for each in done)
     table = Table(title=f"{exact} of {len(done)} trials are exact", title_justify="left")
     table.add_column("trial", justify="right")
     table.add_column("run", overflow="fold")
@@ -114,7 +120,6 @@ def as_json(done: Sequence[Rerun]) -> list[dict[str, Any]]:
     return [
         {
             **{key: value for key, value in asdict(each).items() if key != "numbers"},
-            "exact": _is_exact(each),
             "numbers": len(each.numbers.all) if each.numbers else 0,
             "differing": [asdict(number) for number in each.numbers.differing] if each.numbers else [],
         }
@@ -122,15 +127,11 @@ def as_json(done: Sequence[Rerun]) -> list[dict[str, Any]]:
     ]
 
 
-def _is_exact(done: Rerun) -> bool:
-    return done.failure is None and done.numbers is not None and done.numbers.exact
-
-
 def _in_a_word(done: Rerun) -> str:
     if done.failure is not None:
         return f"failed: {done.failure}"
-    if _is_exact(done):
-        return "exact"
+    if done.exact:
+        return "exact" if done.failed_alike is None else f"exact: failed alike, {done.failed_alike}"
     return str(done.numbers.differing[0]) if done.numbers and done.numbers.all else "nothing to compare"
 
 

@@ -57,11 +57,13 @@ class Found:
         store: The experiment that it lies in.
         runs: One run; or the trials of a sweep, in their order.
         sweep: The sweep's parent run; None for a run.
+        left_out: Trials that did not record enough to be run again, and why, in words.
     """
 
     store: Store
     runs: Sequence[RecordedRun]
     sweep: Run | None = None
+    left_out: Sequence[str] = ()
 
 
 def find(store: Store, name: str) -> Found:
@@ -88,13 +90,16 @@ def find(store: Store, name: str) -> Found:
     store = _where(store, run)
     if not _is_sweep(run):
         return Found(store, [_whole(store, run)])
-    trials = sorted(
-        store.find(kind="trial", sweep=run.data.tags["graft.sweep"]),
-        key=lambda each: int(each.data.tags["graft.trial"]),
-    )
-    if not trials:
-        raise FatalError(f"The sweep {run.data.tags['graft.sweep']} has no trial yet that could be run again")
-    return Found(store, [_whole(store, each) for each in trials], run)
+    sweep = run.data.tags["graft.sweep"]
+    whole, left_out = [], []
+    for each in sorted(store.find(kind="trial", sweep=sweep), key=lambda each: int(each.data.tags["graft.trial"])):
+        try:
+            whole.append(_whole(store, each))
+        except FatalError as error:  # such as a trial that failed before it began
+            left_out.append(str(error))
+    if not whole:
+        raise FatalError("\n".join([f"The sweep {sweep} has no trial that could be run again", *left_out]))
+    return Found(store, whole, run, left_out)
 
 
 def read(store: Store, run_id: str) -> RecordedRun:
