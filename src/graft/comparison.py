@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,10 +11,10 @@ from urllib.parse import quote
 from rich.console import Console
 from rich.table import Table
 
+from graft.again import train_command
 from graft.config import TrackingConfig
 from graft.errors import FatalError
 from graft.loop.result import History, typical_epoch_seconds
-from graft.paths import CHECKOUT
 from graft.tracking.mlflow_store import Run, Store, open_store
 
 UI = "http://127.0.0.1:5000"  # where `make ui` serves
@@ -129,25 +128,15 @@ def show(comparison: Comparison, console: Console) -> None:
         say(f"Trial {failed.number} failed ({failed.failure}): {failed.name}")
     if best := _best(comparison.trials):
         say(f"\nBest       trial {best.number}: {best.name}")
-        say(f"Again      {_python()} train.py {_again(best)}".rstrip())
+        say(f"Again      {train_command(best.overrides, *_same_engine(best))}")
         say(f"Checkpoint {best.checkpoint}")
     say(f"Curves     make ui, then {_compare_page(comparison)}")
 
 
-def _again(best: TrialRow) -> str:
-    """The overrides that train a trial again: its own, the engine that its features are from, and one run of it."""
-    words = [best.overrides] if best.overrides else []
-    if best.features_engine is not None and "features.engine=" not in best.overrides:
-        words.append(f"features.engine={best.features_engine}")
-    if "experiments=" in best.overrides:
-        words.append("hydra.mode=RUN")  # an experiment may be a sweep of its own
-    return " ".join(words)
-
-
-def _python() -> str:
-    """How to type the Python that runs this: `make` uses the one in .venv without activating it."""
-    inside = CHECKOUT / ".venv" / "bin" / "python"
-    return str(inside.relative_to(CHECKOUT)) if inside.exists() and "VIRTUAL_ENV" not in os.environ else "python"
+def _same_engine(best: TrialRow) -> list[str]:
+    """The engine that the trial's features are from, where its overrides do not name it."""
+    named = best.features_engine is None or "features.engine=" in best.overrides
+    return [] if named else [f"features.engine={best.features_engine}"]
 
 
 def _row(store: Store, run: Run) -> TrialRow:
