@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed$(if $(GPU),-gpu,)
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 HOME_DIR := $(or $(GRAFT_HOME),$(CURDIR))
 
-.PHONY: help setup sweep train test lint format bench bench-full ui tensorboard compare experiment clean
+.PHONY: help setup sweep train test lint format bench bench-full ui tensorboard compare doctor experiment clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ experiment: setup ## Run experiments/NAME.yaml: make experiment NAME=dropout
 
 compare: setup ## Compare the trials of the latest sweep, or of SWEEP=
 	@$(RUN) graft compare $(SWEEP)
+
+doctor: ## Check the installation and the records; ARGS=--close-dead as for graft doctor
+	@test -x $(BIN)/graft || { echo "Nothing is installed yet: make setup"; exit 2; }
+	@$(RUN) graft doctor $(ARGS)
 
 ui: setup ## MLflow's pages on http://127.0.0.1:5000, or on PORT=
 	$(RUN) mlflow ui --backend-store-uri "sqlite:///$(HOME_DIR)/mlruns/mlflow.db" --host 127.0.0.1 --port $(or $(PORT),5000)
