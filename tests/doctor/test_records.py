@@ -27,15 +27,16 @@ def test_a_whole_database_is_well(doctor: Doctor, database: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("sqlite3") is None, reason="the remedy needs sqlite3")
-def test_a_page_of_garbage_is_a_problem_and_the_remedy_saves_the_rest(
-    doctor: Doctor, database: Path, follow: Follow
+@pytest.mark.parametrize("damage", ["garbage in a page", "a wrong count in the header"])
+def test_a_damaged_page_is_a_problem_and_the_remedy_saves_the_rest(
+    damage: str, doctor: Doctor, database: Path, follow: Follow
 ) -> None:
     with closing(sqlite3.connect(database)) as opened:
         (page,) = opened.execute("SELECT rootpage FROM sqlite_master WHERE name = 'metrics'").fetchone()
         (size,) = opened.execute("PRAGMA page_size").fetchone()
     with database.open("r+b") as file:
-        file.seek((page - 1) * size)
-        file.write(os.urandom(size))
+        file.seek((page - 1) * size if damage == "garbage in a page" else 36)  # of free pages
+        file.write(b"\xff" * size if damage == "garbage in a page" else b"\x00\x00\x00\x05")
     found = doctor()
     mlflow = found.only("mlflow")
     assert (found.exit_status, found.problems, found.all("runs")) == (1, ["mlflow"], [])

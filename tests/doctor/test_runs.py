@@ -12,9 +12,10 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.doctor.conftest import Doctor
+from tests.doctor.conftest import Doctor, tracking_in
 
 from graft.sweep import liveness
+from graft.tracking import inspection, sqlite_record
 from graft.tracking.mlflow_recorder import MlflowRecorder
 from graft.tracking.mlflow_store import Store
 
@@ -93,6 +94,16 @@ def test_a_run_at_work_is_well_and_a_dead_one_is_gone_on_with(
     assert any(str(finding.remedy).endswith(go_on) for finding in found.all("runs"))
     assert status_of(store, run_id) == ("KILLED", "interrupted")
     assert doctor("--close-dead").only("runs").status == "ok"
+
+
+def test_a_run_that_was_taken_up_meanwhile_is_left_alone(
+    store: Store, record: Record, dead: Process, process: Process, home: Path
+) -> None:
+    run_id = record("single", dead.shown)
+    (seen,) = sqlite_record.recorded_runs(home / "mlruns" / "mlflow.db", "graft")
+    store.client.set_tag(run_id, "graft.process", json.dumps(process.shown))
+    assert inspection.mark_interrupted(tracking_in(home), [seen]) == []
+    assert status_of(store, run_id) == ("RUNNING", None)
 
 
 def test_an_experiment_goes_on_as_one_run_and_one_without_a_folder_is_closed(
