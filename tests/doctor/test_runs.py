@@ -140,14 +140,17 @@ def test_what_cannot_be_told_from_here_is_no_problem_and_stays_open(
 
 
 def test_a_dead_sweep_is_one_problem_and_is_closed_with_its_trials(
-    doctor: Doctor, store: Store, record: Record, dead: Process
+    doctor: Doctor, store: Store, database: Path, record: Record, dead: Process, tmp_path: Path
 ) -> None:
     runs = [record("sweep", dead.shown, sweep="study"), record("trial", dead.shown, sweep="study", trial="0")]
     runs.append(record("trial", dead.shown, sweep="study", trial="1"))
     found = doctor()
     (problem,) = [finding for finding in found.all("runs") if finding.status == "problem"]
     assert "sweep study (sweep run) and 2 trials of it are recorded as running" in problem.text
-    assert "give the command of sweep study again" in str(problem.remedy)
+    assert problem.remedy == "give the command of sweep study again; or graft doctor --close-dead"
+    elsewhere = f"sqlite:///{shutil.copy(database, tmp_path)}"
+    (problem,) = [f for f in doctor("--tracking-uri", elsewhere).all("runs") if f.status == "problem"]
+    assert str(problem.remedy).endswith(f"graft doctor --close-dead --tracking-uri {elsewhere}")
     assert doctor("--close-dead").exit_status == 0
     assert {status_of(store, run_id) for run_id in runs} == {("KILLED", "interrupted")}
 

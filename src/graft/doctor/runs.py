@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
+from graft import paths
 from graft.again import python, train_command
 from graft.config import TrackingConfig
 from graft.doctor.report import Check, Status, listed
@@ -20,7 +21,6 @@ from graft.tracking.recorded import NoSuchExperiment, RecordedRun
 Verdict = Literal["lives", "dead", "unknown"]
 
 ENDED = ("complete", "pruned")  # which recorded artifacts; one that failed may have none
-CLOSE = "graft doctor --close-dead"
 
 
 def check_runs(tracking: TrackingConfig, *, close_dead: bool) -> Iterator[Check]:
@@ -53,7 +53,7 @@ def check_runs(tracking: TrackingConfig, *, close_dead: bool) -> Iterator[Check]
     recorded = None if _on_server(tracking) else len(runs)
     yield _at_work(recorded, running, [run for run in running if verdicts[run.run_id] == "lives"])
     yield from _unknown([run for run in running if verdicts[run.run_id] == "unknown"])
-    yield from _closed(tracking, dead) if close_dead else _dead(dead)
+    yield from _closed(tracking, dead) if close_dead else _dead(tracking, dead)
 
 
 def _recorded_runs(tracking: TrackingConfig) -> list[RecordedRun]:
@@ -114,14 +114,14 @@ def _why_unknown(run: RecordedRun) -> str:
     return f"its sweep {run.sweep} may go on elsewhere"
 
 
-def _dead(runs: Sequence[RecordedRun]) -> Iterator[Check]:
-    sweeps = list(dict.fromkeys(run.sweep for run in runs if run.sweep))
+def _dead(tracking: TrackingConfig, runs: Sequence[RecordedRun]) -> Iterator[Check]:
     for run in runs:
         if not run.sweep:
             text = f"{_called(run)} is recorded as running, and its process is dead"
-            yield Check("runs", "problem", text, _go_on(run) or CLOSE)
-    for sweep in sweeps:
-        yield Check("runs", "problem", f"{_sweep_in_words(sweep, runs)}, and no process of it lives", _go_on_all(sweep))
+            yield Check("runs", "problem", text, _go_on(run) or _close_command(tracking))
+    for sweep in dict.fromkeys(run.sweep for run in runs if run.sweep):
+        text = f"{_sweep_in_words(sweep, runs)}, and no process of it lives"
+        yield Check("runs", "problem", text, f"{_same_command(sweep)}; or {_close_command(tracking)}")
 
 
 def _closed(tracking: TrackingConfig, dead: Sequence[RecordedRun]) -> Iterator[Check]:
@@ -132,7 +132,7 @@ def _closed(tracking: TrackingConfig, dead: Sequence[RecordedRun]) -> Iterator[C
     try:
         runs = inspection.mark_interrupted(tracking, dead)
     except FatalError as error:
-        yield Check("runs", "problem", f"{len(dead)} dead runs cannot be marked: {error}", CLOSE)
+        yield Check("runs", "problem", f"{len(dead)} dead runs cannot be marked: {error}", _close_command(tracking))
         return
     for run in runs:
         if not run.sweep:
@@ -152,8 +152,13 @@ def _sweep_in_words(sweep: str, runs: Sequence[RecordedRun]) -> str:
     return f"{named} is recorded as running" if parent else f"{counted} of {named} recorded as running"
 
 
-def _go_on_all(sweep: str) -> str:
-    return f"{_same_command(sweep)}; or {CLOSE}"
+def _close_command(tracking: TrackingConfig) -> str:
+    words = ["graft", "doctor", "--close-dead"]
+    if tracking.uri != f"sqlite:///{paths.records() / 'mlflow.db'}":
+        words += ["--tracking-uri", tracking.uri]
+    if tracking.experiment != "graft":
+        words += ["--experiment", tracking.experiment]
+    return shlex.join(words)
 
 
 def _same_command(sweep: str) -> str:

@@ -29,7 +29,11 @@ for noisy in ("mlflow", "alembic"):  # after the import, which sets MLflow's log
 
 PARAMS_A_BATCH = 100  # MLflow's limit
 
-IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+FOR_A_LOOK = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # of a run on a server that ends, in the middle of --json
+}
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,8 @@ def look_into(tracking: TrackingConfig) -> Iterator[Store]:
         NoSuchExperiment: if the store has no such experiment.
         FatalError: if the store cannot be used, also from within the block.
     """
-    before = {name: os.environ.get(name) for name in IMPATIENT}
-    os.environ.update(IMPATIENT)
+    before = {name: os.environ.get(name) for name in FOR_A_LOOK}
+    os.environ.update(FOR_A_LOOK)
     try:
         with _told_as_fatal(tracking):
             yield _opened(tracking, create=False)
