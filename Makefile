@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed$(if $(GPU),-gpu,)
 IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 HOME_DIR := $(or $(GRAFT_HOME),$(CURDIR))
 
-.PHONY: help setup sweep train test lint format bench bench-full ui tensorboard compare rerun experiment clean
+.PHONY: help setup sweep train test lint format bench bench-full ui tensorboard compare rerun doctor experiment clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ compare: setup ## Compare the trials of the latest sweep, or of SWEEP=
 rerun: setup ## Run RUN= again and compare, a run's id or a sweep's name; ARGS=--verify gives a verdict
 	@test -n "$(RUN)" || { echo "Which one? make rerun RUN=<run id>, which make ui and make compare show"; exit 2; }
 	@$(IN_VENV) graft rerun "$(RUN)" $(ARGS)
+
+doctor: ## Check the installation and the records; ARGS=--close-dead as for graft doctor
+	@test -x $(BIN)/graft || { echo "Nothing is installed yet: make setup"; exit 2; }
+	@$(IN_VENV) graft doctor $(ARGS)
 
 ui: setup ## MLflow's pages on http://127.0.0.1:5000, or on PORT=
 	$(IN_VENV) mlflow ui --backend-store-uri "sqlite:///$(HOME_DIR)/mlruns/mlflow.db" --host 127.0.0.1 --port $(or $(PORT),5000)

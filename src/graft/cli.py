@@ -26,7 +26,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in place of tab
 
 @app.callback()
 def graft() -> None:
-    """Transfer learning on images: compare what `python train.py` recorded, manage what it keeps."""
+    """Transfer learning on images: compare what `python train.py` recorded, manage what it keeps, check both."""
 
 
 @app.command()
@@ -77,6 +77,33 @@ def rerun(
     if any(each.verified == "diverged" for each in done):
         raise typer.Exit(STATUS_DIVERGED_RERUN)
     if any(each.failure for each in done):
+        raise typer.Exit(STATUS_FAILED)
+
+
+@app.command()
+def doctor(
+    tracking_uri: TrackingUri = "sqlite:///mlruns/mlflow.db",
+    experiment: Experiment = "graft",
+    close_dead: Annotated[
+        bool,
+        typer.Option("--close-dead", help="Mark runs whose process died as interrupted; they can still go on."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check the installation and what was recorded; every problem comes with its remedy. Status 1 if there is one.
+
+    Nothing is changed, but with --close-dead.
+    """
+    from graft.doctor import report
+    from graft.doctor.examination import examine
+
+    checks = examine(_tracking(tracking_uri, experiment), close_dead=close_dead)
+    if as_json:
+        found = list(checks)
+        print(json.dumps(report.as_json(found), indent=2))
+    else:
+        found = report.show(checks, Console())
+    if report.has_problem(found):
         raise typer.Exit(STATUS_FAILED)
 
 

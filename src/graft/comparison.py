@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,10 +11,10 @@ from urllib.parse import quote
 from rich.console import Console
 from rich.table import Table
 
+from graft.again import rerun_command
 from graft.config import TrackingConfig
 from graft.errors import FatalError
 from graft.loop.result import History, typical_epoch_seconds
-from graft.paths import CHECKOUT
 from graft.tracking.mlflow_store import Run, Store, open_store
 
 UI = "http://127.0.0.1:5000"  # where `make ui` serves
@@ -127,15 +126,9 @@ def show(comparison: Comparison, console: Console) -> None:
         say(f"Trial {failed.number} failed ({failed.failure}): {failed.name}")
     if best := _best(comparison.trials):
         say(f"\nBest       trial {best.number}: {best.name}")
-        say(f"Again      {_command()} rerun {best.run_id} --verify")
+        say(f"Again      {rerun_command(best.run_id)}")
         say(f"Checkpoint {best.checkpoint}")
     say(f"Curves     make ui, then {_compare_page(comparison)}")
-
-
-def _command() -> str:
-    """How to type `graft`: `make` uses the one in .venv without activating it."""
-    inside = CHECKOUT / ".venv" / "bin" / "graft"
-    return str(inside.relative_to(CHECKOUT)) if inside.exists() and "VIRTUAL_ENV" not in os.environ else "graft"
 
 
 def _row(store: Store, run: Run) -> TrialRow:

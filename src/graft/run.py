@@ -20,6 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from graft import trial
+from graft.again import rerun_command
 from graft.config import Config, from_hydra
 from graft.errors import ConfigError
 from graft.interruption import Interruption
@@ -64,7 +65,7 @@ def _train(composed: DictConfig, stop_reason: StopSignal) -> float | dict[str, f
     done = carry_out(config, prepared, occasion, stop_reason, started)
     if not trial.current():
         print(f"Checkpoints and TensorBoard events: {directory}\nRecord: make ui, run {done.run_id}")
-        print(f"Again: graft rerun {done.run_id} --verify")
+        print(f"Again: {rerun_command(done.run_id)}")
     return dict(done.metrics) if "objective" in hydra.sweeper else done.metrics["best_val_accuracy"]
 
 

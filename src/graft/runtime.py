@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import platform
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from graft.config import Config
+from graft.cpus import cpu_flags, cpu_model, usable_cpus
 from graft.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -62,19 +60,9 @@ def device() -> str:
 
     if gpus := tf.config.list_physical_devices("GPU"):
         return ", ".join(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus)
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return f"{_cpu()}, {usable} CPU{'s' * (usable > 1)}"
-
-
-def _cpu() -> str:
-    facts: dict[str, str] = {}
-    with contextlib.suppress(OSError):  # only Linux has it
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            facts.setdefault(key.strip(), value.strip())
-    flags = facts.get("flags", "").split()
-    vectors = next((flag for flag in VECTOR_INSTRUCTIONS if flag in flags), "")
-    return " ".join([facts.get("model name") or platform.processor() or platform.machine(), vectors]).strip()
+    usable = usable_cpus()
+    vectors = next((flag for flag in VECTOR_INSTRUCTIONS if flag in cpu_flags()), "")
+    return f"{' '.join([cpu_model(), vectors]).strip()}, {usable} CPU{'s' * (usable > 1)}"
 
 
 def half_precision(config: Config) -> bool:

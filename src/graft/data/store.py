@@ -27,6 +27,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from graft.cache import marks
+from graft.data import image_files
 from graft.data.sources import ImageSet
 from graft.digests import file_sha256
 from graft.errors import ConfigError, FatalError
@@ -114,7 +115,7 @@ def open_store(images: ImageSet, size: int, *, on_corrupt: str) -> ImageStore:
             index = index or _fill(folder, images, size)
         except OSError as error:
             raise FatalError(f"The resized images cannot be stored in {folder}: {error.strerror or error}") from error
-        file = PixelFile(folder / "pixels.npy")  # under the lock, as `graft cache rm` needs it too
+        file = PixelFile(folder / image_files.PIXELS)  # under the lock, as `graft cache rm` needs it too
         marks.touch(folder)
     if index["unreadable"] and on_corrupt == "error":
         raise ConfigError(_unreadable_message(images, index["unreadable"]))
@@ -144,16 +145,10 @@ def _index_of(folder: Path, shape: tuple[int, ...]) -> dict[str, Any] | None:
     """The index of a complete store, or None. The index is written last, and the folder moved into place whole."""
     if not folder.exists():
         return None
-    try:
-        index: dict[str, Any] = json.loads((folder / "index.json").read_text())
-        file = np.load(folder / "pixels.npy", mmap_mode="r")
-        # Reading it all costs a fraction of one epoch, and brings it into memory.
-        if file.shape == shape and file.dtype == np.uint8 and file_sha256(folder / "pixels.npy") == index["sha256"]:
-            return index
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    log.warning("The image store %s is damaged and is made again", folder)
-    return None
+    index = image_files.read_index(folder, shape)
+    if index is None:
+        log.warning("The image store %s is damaged and is made again", folder)
+    return index
 
 
 def _fill(folder: Path, images: ImageSet, size: int) -> dict[str, Any]:
@@ -179,15 +174,15 @@ def _fill(folder: Path, images: ImageSet, size: int) -> dict[str, Any]:
 
     unreadable: list[int] = []
     layout = {"descr": "|u1", "fortran_order": False, "shape": (len(images), size, size, 3)}
-    with (partial / "pixels.npy").open("wb") as file:
+    with (partial / image_files.PIXELS).open("wb") as file:
         np.lib.format.write_array_header_1_0(file, layout)
         for row, image in enumerate(_side_by_side(read, len(images))):
             if image is None:
                 unreadable.append(row)
             file.write(bytes(size * size * 3) if image is None else image.tobytes())
-    index = {"unreadable": unreadable, "sha256": file_sha256(partial / "pixels.npy")}
+    index = {"unreadable": unreadable, "sha256": file_sha256(partial / image_files.PIXELS)}
     marks.describe(partial, classes=list(images.class_names))
-    (partial / "index.json").write_text(json.dumps(index))
+    (partial / image_files.INDEX).write_text(json.dumps(index))
     os.replace(partial, folder)
     return index
 

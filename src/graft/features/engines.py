@@ -33,8 +33,9 @@ from graft import backbones, runtime
 from graft.backbones import SavedBackbone, folder_cache
 from graft.cache import marks
 from graft.config import Config
-from graft.digests import file_sha256
+from graft.cpus import usable_cpus
 from graft.errors import GraftError
+from graft.features import tflite_file
 from graft.features.store import Matrix
 from graft.model import scale_pixels
 from graft.paths import cache
@@ -193,7 +194,7 @@ class KeptXnnpack:
 
     def is_there(self) -> bool:
         """Whether nothing has to be converted."""
-        return folder_cache.is_whole(self._folder, _tflite_digest)
+        return folder_cache.is_whole(self._folder, tflite_file.digest)
 
     def open(self) -> Engine:
         """The engine; converts the backbone if that was not done yet, or its file is damaged.
@@ -202,11 +203,11 @@ class KeptXnnpack:
             Unusable: if it cannot be converted or kept, or TFLite cannot run it.
         """
         try:
-            folder_cache.ensure(self._folder, self._convert, _tflite_digest)
+            folder_cache.ensure(self._folder, self._convert, tflite_file.digest)
         except OSError as error:
             raise Unusable(f"the converted file cannot be kept in {self._folder.parent}: {error.strerror}") from error
         with _unusable("TFLite cannot run the converted file"):
-            return _Tflite(self._folder / "model.tflite")
+            return _Tflite(self._folder / tflite_file.NAME)
 
     def passed(self) -> Check | None:
         """The check that the file has passed on this machine with these versions, or None."""
@@ -231,7 +232,7 @@ class KeptXnnpack:
         with _unusable("it cannot be converted"), _quiet("a backbone was converted to TFLite"):
             converter = tf.lite.TFLiteConverter.from_concrete_functions([live.concrete(XNNPACK_BATCH)], live.layer)
             content = converter.convert()
-        (folder / "model.tflite").write_bytes(content)
+        (folder / tflite_file.NAME).write_bytes(content)
         marks.describe(folder, backbone=live.config.backbone.name, image_size=live.config.image_size)
 
 
@@ -257,11 +258,6 @@ class _Tflite:
             self._interpreter.invoke()
             features.append(self._interpreter.get_tensor(self._output))
         return np.concatenate(features)[: len(pixels)]
-
-
-def usable_cpus() -> int:
-    """How many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def has_gpu() -> bool:
@@ -312,10 +308,6 @@ def _reason(error: Exception) -> str:
     if lacking := sorted(set(re.findall(r"'(tf\.\w+)' op is neither", text))):
         return f"TFLite has no {', '.join(lacking)}"
     return " ".join(text.split())[:200] or type(error).__name__
-
-
-def _tflite_digest(folder: Path) -> str:
-    return file_sha256(folder / "model.tflite")
 
 
 def _machine() -> str:

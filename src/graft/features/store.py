@@ -30,6 +30,7 @@ from graft.cache import marks
 from graft.data.splits import Rows
 from graft.digests import file_sha256
 from graft.errors import FatalError
+from graft.features import parts
 from graft.paths import cache
 
 log = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ _elsewhere: list[Path] = []
 def count_missing(digests: Sequence[str], key: str) -> int:
     """How many distinct images a store lacks, going by its indexes alone: `features_of` looks whether they are true."""
     there: set[str] = set()
-    for index_file in set(folder_of(key).glob("*.json")) - {folder_of(key) / marks.ABOUT}:
+    for index_file in parts.index_files(folder_of(key)):
         try:
             there.update(json.loads(index_file.read_text())["images"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -180,22 +181,17 @@ class _Found:
 def _read(folder: Path) -> _Found:
     """All whole parts of a store. One that does not match its index is put aside and its images extracted again."""
     found = _Found([], {}, [])
-    for index_file in sorted(set(folder.glob("*.json")) - {folder / marks.ABOUT}):
-        features_file = index_file.with_suffix(".npy")
-        try:
-            index = json.loads(index_file.read_text())
-            features = np.load(features_file, mmap_mode="r")
-            whole = len(features) == len(index["images"]) and file_sha256(features_file) == index["sha256"]
-        except (OSError, ValueError, KeyError, TypeError):
-            whole = False
-        if not whole:
+    for index_file in parts.index_files(folder):
+        part = parts.read_part(index_file)
+        if part is None:
+            features_file = index_file.with_suffix(".npy")
             log.warning("The stored features %s are damaged; they are extracted again", features_file)
             index_file.unlink(missing_ok=True)
             features_file.unlink(missing_ok=True)
             continue
-        found.places |= {digest: (len(found.parts), row) for row, digest in enumerate(index["images"])}
-        found.parts.append(features)
-        found.seconds_an_image.append(float(index["seconds_an_image"]))
+        found.places |= {digest: (len(found.parts), row) for row, digest in enumerate(part.images)}
+        found.parts.append(part.features)
+        found.seconds_an_image.append(part.seconds_an_image)
     return found
 
 

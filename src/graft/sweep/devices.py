@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from graft.errors import ConfigError
 
@@ -21,17 +24,46 @@ def visible_gpus() -> list[str]:
         return [name.strip() for name in given.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
     import pynvml
 
+    with _handles() as handles:
+        return [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
+
+
+def installed_gpus() -> list[str]:
+    """What the GPUs of this machine are called, whatever `CUDA_VISIBLE_DEVICES` says."""
+    import pynvml
+
+    with _handles() as handles:
+        return [pynvml.nvmlDeviceGetName(handle) for handle in handles]
+
+
+@contextmanager
+def _handles() -> Iterator[list[Any]]:
+    """NVML's handles of all GPUs, for as long as the block lasts."""
+    import pynvml
+
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:  # no driver, hence no GPU
-        return []
+        yield []
+        return
     try:
-        return [
-            pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))
-            for index in range(pynvml.nvmlDeviceGetCount())
-        ]
+        yield [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
     finally:
         pynvml.nvmlShutdown()
+
+
+def nvml_trouble() -> str | None:
+    """What NVML says where NVIDIA's driver is installed and does not work; None if it works, or is not installed."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError_LibraryNotFound:
+        return None
+    except pynvml.NVMLError as error:
+        return str(error)
+    pynvml.nvmlShutdown()
+    return None
 
 
 def slot_devices(slots: int | None, slots_per_gpu: int) -> list[str | None]:

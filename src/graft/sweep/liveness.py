@@ -40,12 +40,18 @@ def alive(controller: Mapping[str, Any]) -> bool:
     """Whether the controller that showed itself as `controller` can still be running trials."""
     if controller["left"]:
         return False
-    if controller["host"] != _host():
-        return time.time() - float(controller["beat"]) < DEAD_AFTER_SECONDS
+    lives = process_lives(controller)
+    return time.time() - float(controller["beat"]) < DEAD_AFTER_SECONDS if lives is None else lives
+
+
+def process_lives(shown: Mapping[str, Any]) -> bool | None:
+    """Whether the process that showed itself with `host`, `pid` and `started` lives; None if it ran on another host."""
+    if shown["host"] != _host():
+        return None
     try:
-        process = psutil.Process(controller["pid"])
+        process = psutil.Process(shown["pid"])
         # A number is given to another process in time, and a dead process keeps its own until it is reaped.
-        same = bool(abs(process.create_time() - controller["started"]) < 2)
+        same = bool(abs(process.create_time() - shown["started"]) < 2)
         return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

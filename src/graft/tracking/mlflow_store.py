@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import filelock
 from graft.config import TrackingConfig
 from graft.errors import FatalError
 from graft.paths import records
+from graft.tracking.tagged_run import NoSuchExperiment
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nobody asked for it, and it needs a network
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for files of a few kilobytes
@@ -27,6 +29,12 @@ for noisy in ("mlflow", "alembic"):  # after the import, which sets MLflow's log
     logging.getLogger(noisy).setLevel(logging.WARNING)  # they announce every migration of a new database
 
 PARAMS_A_BATCH = 100  # MLflow's limit
+
+FOR_A_LOOK = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # of a run on a server that ends, in the middle of --json
+}
 
 
 @dataclass(frozen=True)
@@ -43,9 +51,16 @@ class Store:
     experiment_id: str
     uri: str
 
-    def find(self, *, newest_first: bool = True, limit: int = 50_000, **tags: str) -> list[Run]:
-        """Runs whose `graft.` tags have these values, such as ``find(kind="trial", sweep=name)``."""
-        condition = " and ".join(f"tags.`graft.{key}` = '{_quoted(value)}'" for key, value in tags.items())
+    def find(
+        self, *, newest_first: bool = True, limit: int = 50_000, status: str | None = None, **tags: str
+    ) -> list[Run]:
+        """Runs whose `graft.` tags have these values, such as ``find(kind="trial", sweep=name)``.
+
+        `status`, such as RUNNING, is MLflow's.
+        """
+        conditions = [f"tags.`graft.{key}` = '{_quoted(value)}'" for key, value in tags.items()]
+        conditions += [f"attributes.status = '{_quoted(status)}'"] if status else []
+        condition = " and ".join(conditions)
         order = "attributes.start_time DESC" if newest_first else "attributes.start_time ASC"
         found: list[Run] = []
         token: str | None = None
@@ -99,15 +114,42 @@ def open_store(tracking: TrackingConfig, *, create: bool = True) -> Store:
     file = Path(tracking.uri.removeprefix("sqlite:///")) if tracking.uri.startswith("sqlite:///") else None
     if not create and file is not None and not file.exists():
         raise FatalError(f"There is no record yet: {file} does not exist. Train first: python train.py")
-    try:
+    with _told_as_fatal(tracking):
         if file is None:
             return _opened(tracking, create)
         file.parent.mkdir(parents=True, exist_ok=True)
         records().mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(file.with_name(file.name + ".lock")):
             return _opened(tracking, create)
+
+
+@contextmanager
+def look_into(tracking: TrackingConfig) -> Iterator[Store]:
+    """Opens a store that exists for a look that must not wait: for no turn, and for a server not longer than seconds.
+
+    Raises:
+        NoSuchExperiment: if the store has no such experiment.
+        FatalError: if the store cannot be used, also from within the block.
+    """
+    before = {name: os.environ.get(name) for name in FOR_A_LOOK}
+    os.environ.update(FOR_A_LOOK)
+    try:
+        with _told_as_fatal(tracking):
+            yield _opened(tracking, create=False)
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _told_as_fatal(tracking: TrackingConfig) -> Iterator[None]:
+    try:
+        yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise FatalError(f"tracking.uri={tracking.uri}: MLflow cannot use it: {reason}") from error
 
 
@@ -115,8 +157,8 @@ def _opened(tracking: TrackingConfig, create: bool) -> Store:
     client = MlflowClient(tracking_uri=tracking.uri)
     experiment = client.get_experiment_by_name(tracking.experiment)
     if experiment is None and not create:
-        names = ", ".join(sorted(e.name for e in client.search_experiments())) or "none"
-        raise FatalError(f"There is no MLflow experiment {tracking.experiment} at {tracking.uri}; there are: {names}")
+        there = sorted(e.name for e in client.search_experiments())
+        raise NoSuchExperiment(tracking.experiment, tracking.uri, there)
     if experiment is None:
         location = f"{tracking.artifacts}/{tracking.experiment}" if tracking.artifacts else None
         try:

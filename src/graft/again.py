@@ -1,0 +1,38 @@
+"""Commands that train again what was recorded, as they are typed in the checkout.
+
+`make` uses the programs in .venv without activating it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from graft.paths import CHECKOUT
+
+
+def train_command(overrides: str, *more: str) -> str:
+    """One run with the overrides of a recorded one.
+
+    Args:
+        overrides: Its tag ``graft.overrides``, quoted for a shell.
+        more: Overrides that come after them, quoted too.
+    """
+    words = [python(), "train.py", overrides, *more]
+    if "experiments=" in overrides:
+        words.append("hydra.mode=RUN")  # an experiment may be a sweep of its own
+    return " ".join(word for word in words if word)
+
+
+def python() -> str:
+    """How to type the Python that runs this."""
+    return _program("python")
+
+
+def rerun_command(run_id: str) -> str:
+    """The command that runs a recorded run again and proves that it is the same."""
+    return f"{_program('graft')} rerun {run_id} --verify"
+
+
+def _program(name: str) -> str:
+    inside = CHECKOUT / ".venv" / "bin" / name
+    return str(inside.relative_to(CHECKOUT)) if inside.exists() and "VIRTUAL_ENV" not in os.environ else name

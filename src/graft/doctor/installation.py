@@ -1,0 +1,243 @@
+"""What is installed: Python, the packages, whether they are those of the lock, and the checkout itself.
+
+Package metadata says it all; nothing is imported for it.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from graft import provenance
+from graft.doctor.report import Check, listed
+from graft.paths import CHECKOUT
+
+SHOWN = ("tensorflow", "tf_keras", "tensorflow-hub", "mlflow", "optuna", "hydra-core", "numpy")
+LOCK, GPU_LOCK = "requirements.lock", "requirements-gpu.lock"
+NEEDED = ("train.py", "conf/config.yaml", "conf/experiments", "pyproject.toml", LOCK)
+
+
+@dataclass(frozen=True)
+class Locked:
+    """A line of a lock that holds on this machine."""
+
+    name: str
+    version: str
+
+
+def check_installation() -> Iterator[Check]:
+    """Python, packages, lock and checkout."""
+    installed = installed_versions()
+    yield _python()
+    yield _packages(installed)
+    yield _lock(installed)
+    yield _files()
+    yield _commit()
+
+
+def installed_versions() -> dict[str, str]:
+    """The version of every installed package, by its normalised name."""
+    versions: dict[str, str] = {}
+    for distribution in metadata.distributions():
+        # Not its `metadata`, which reads the description, too: seven milliseconds a package.
+        text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+        headers = dict(re.findall(r"^(Name|Version):\s*(\S+)", text.partition("\n\n")[0], re.MULTILINE))
+        if len(headers) == 2:  # a half-removed one has none
+            # The first on the path is the one that is imported.
+            versions.setdefault(_normalised(headers["Name"]), headers["Version"])
+    return versions
+
+
+def cuda_packages() -> tuple[str, ...]:
+    """What `tensorflow[and-cuda]` asks for beside TensorFlow itself; nothing if there is no TensorFlow."""
+    try:
+        asked = metadata.requires("tensorflow") or []
+    except metadata.PackageNotFoundError:
+        return ()
+    return tuple(_normalised(_name_of(line)) for line in asked if re.search(r"extra\s*==\s*['\"]and-cuda['\"]", line))
+
+
+def install_command(lock: str = LOCK) -> str:
+    """Installs what the lock says into the environment that runs this."""
+    if Path(sys.prefix).resolve() == (CHECKOUT / ".venv").resolve():
+        return "make -B setup" + (" GPU=1" if lock == GPU_LOCK else "")
+    return shlex.join([sys.executable, "-m", "pip", "install", "--require-hashes", "-r", str(CHECKOUT / lock)])
+
+
+def locked_here(text: str) -> list[Locked]:
+    """The packages of a lock that belong on this machine.
+
+    Raises:
+        ValueError: for a line that cannot be understood.
+    """
+    lines = [line.strip().removesuffix("\\").strip() for line in text.splitlines()]
+    found = []
+    for line in lines:
+        if not line or line.startswith(("#", "--hash=")):
+            continue
+        match = re.fullmatch(r"([\w.-]+)(?:\[[\w,.-]+\])?==([^\s;]+)\s*(?:;\s*(.+))?", line)
+        if match is None:
+            raise ValueError(f"{line!r} is no line of a lock")
+        name, version, marker = match.groups()
+        if marker is None or applies(marker):
+            found.append(Locked(_normalised(name), version))
+    return found
+
+
+def applies(marker: str) -> bool:
+    """Whether an environment marker such as ``python_full_version < '3.12'`` holds here.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    try:
+        return _holds(ast.parse(marker, mode="eval").body)
+    except (SyntaxError, KeyError) as error:
+        raise ValueError(f"{marker!r} is no environment marker that is known") from error
+
+
+def _holds(node: ast.expr) -> bool:
+    match node:
+        case ast.BoolOp(op=ast.And(), values=values):
+            return all(_holds(value) for value in values)
+        case ast.BoolOp(op=ast.Or(), values=values):
+            return any(_holds(value) for value in values)
+        case ast.Compare(left=ast.Name(id=name), ops=[operator], comparators=[ast.Constant(value=str(wanted))]):
+            here = _environment()[name]
+            if name in ("python_version", "python_full_version"):
+                return _compare(_numbers(here), operator, _numbers(wanted))
+            return _compare(here, operator, wanted)
+    raise KeyError(ast.unparse(node))
+
+
+def _compare(here: str | tuple[int, ...], operator: ast.cmpop, wanted: str | tuple[int, ...]) -> bool:
+    match operator:
+        case ast.Eq():
+            return here == wanted
+        case ast.NotEq():
+            return here != wanted
+    if isinstance(here, tuple) and isinstance(wanted, tuple):
+        match operator:
+            case ast.Lt():
+                return here < wanted
+            case ast.LtE():
+                return here <= wanted
+            case ast.Gt():
+                return here > wanted
+            case ast.GtE():
+                return here >= wanted
+    raise KeyError(type(operator).__name__)
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "os_name": os.name,
+        "sys_platform": sys.platform,
+        "platform_system": platform.system(),
+        "platform_machine": platform.machine(),
+        "platform_python_implementation": platform.python_implementation(),
+        "implementation_name": sys.implementation.name,
+        "python_version": ".".join(platform.python_version_tuple()[:2]),
+        "python_full_version": platform.python_version(),
+    }
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    numbers = [int(number) for number in re.findall(r"\d+", version)][:3]
+    return (*numbers, *[0] * (3 - len(numbers)))
+
+
+def _python() -> Check:
+    here = f"{platform.python_version()} in {sys.prefix}"
+    try:
+        project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        wanted = str(project["requires-python"])
+        within = all(applies(f"python_full_version {part[0]} '{part[1]}'") for part in _bounds(wanted))
+    except (OSError, ValueError, KeyError) as error:
+        return Check("python", "note", f"{here}; what Graft needs cannot be read from pyproject.toml: {error}")
+    if within:
+        return Check("python", "ok", f"{here}, within {wanted}")
+    return Check("python", "problem", f"{here}; Graft needs {wanted}", "make -B setup PYTHON=python3.12")
+
+
+def _bounds(specifier: str) -> list[tuple[str, str]]:
+    return re.findall(r"(>=|<=|==|!=|<|>)\s*([\d.]+)", specifier)
+
+
+def _packages(installed: dict[str, str]) -> Check:
+    told = [f"{name} {installed.get(_normalised(name), 'missing')}" for name in SHOWN]
+    missing = [name for name in SHOWN if _normalised(name) not in installed]
+    if missing:
+        return Check("packages", "problem", ", ".join(told), install_command())
+    return Check("packages", "ok", ", ".join(told))
+
+
+def _lock(installed: dict[str, str]) -> Check:
+    lock = GPU_LOCK if any(name in installed for name in cuda_packages()) else LOCK
+    try:
+        locked = locked_here((CHECKOUT / lock).read_text(encoding="utf-8"))
+    except OSError as error:
+        return Check("lock", "problem", f"{lock} cannot be read: {error.strerror}", _restore(lock))
+    except ValueError as error:
+        return Check("lock", "problem", f"{lock} is damaged: {error}", _restore(lock))
+    missing = [package.name for package in locked if package.name not in installed]
+    others = [
+        f"{package.name} {installed[package.name]} in place of {package.version}"
+        for package in locked
+        if installed.get(package.name, package.version) != package.version
+    ]
+    if not missing and not others:
+        return Check("lock", "ok", f"all {len(locked)} packages are those of {lock}")
+    told = [*others, *(f"{name} missing" for name in missing)]
+    text = f"{len(told)} of {len(locked)} packages are not those of {lock}: {listed(told, most=8)}"
+    return Check("lock", "problem", text, install_command(lock))
+
+
+def _files() -> Check:
+    missing = [name for name in NEEDED if not (CHECKOUT / name).exists()]
+    if not missing:
+        return Check("checkout", "ok", str(CHECKOUT))
+    return Check("checkout", "problem", f"{CHECKOUT} lacks {', '.join(missing)}", _restore(*missing))
+
+
+def _restore(*names: str) -> str:
+    if (CHECKOUT / ".git").exists():
+        return shlex.join(["git", "-C", str(CHECKOUT), "checkout", "HEAD", "--", *names])
+    return f"copy {' and '.join(names)} from another checkout of Graft into {CHECKOUT}"
+
+
+def _commit() -> Check:
+    found = provenance.commit()
+    if found.endswith("-dirty"):
+        return Check("commit", "ok", f"{found.removesuffix('-dirty')}, with changes that are not committed")
+    if found != "unknown":
+        return Check("commit", "ok", found)
+    unknown = "runs record their commit as unknown"
+    if not (CHECKOUT / ".git").exists():
+        return Check("commit", "note", f"{CHECKOUT} is no git checkout; {unknown}")
+    command = ["git", "-C", str(CHECKOUT), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run([*command], capture_output=True, text=True, check=False)
+    except OSError as error:
+        return Check("commit", "note", f"git cannot be run: {error.strerror}; {unknown}")
+    reason = (done.stderr.strip().splitlines() or ["git status fails"])[0]
+    return Check("commit", "note", f"git cannot read this checkout: {reason}; {unknown}", shlex.join(command))
+
+
+def _name_of(requirement: str) -> str:
+    match = re.match(r"[\w.-]+", requirement)
+    return match.group() if match else requirement
+
+
+def _normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

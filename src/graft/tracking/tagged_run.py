@@ -1,0 +1,80 @@
+"""A run as far as its tags tell, however the record was read. Needs no MLflow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from graft.errors import FatalError
+from graft.suggestions import did_you_mean
+
+PROCESS_TAG = "graft.process"
+DIRECTORY_TAG = "graft.directory"
+
+
+@dataclass(frozen=True)
+class TaggedRun:
+    """One run as far as its tags tell.
+
+    Attributes:
+        run_id: MLflow's.
+        name: What MLflow's pages call it.
+        status: MLflow's, such as RUNNING.
+        artifacts: Where its artifacts are, a path or a URI.
+        tags: Those that Graft set, with their names.
+    """
+
+    run_id: str
+    name: str
+    status: str
+    artifacts: str
+    tags: Mapping[str, str]
+
+    @property
+    def kind(self) -> str:
+        """`sweep`, `trial`, `single` or `rerun`; "" for a run that Graft did not make."""
+        return self.tags.get("graft.kind", "")
+
+    @property
+    def sweep(self) -> str:
+        """The sweep that it is, or is a trial of; "" for others."""
+        return self.tags.get("graft.sweep", "")
+
+    @property
+    def overrides(self) -> str:
+        """As they are typed in a shell."""
+        return self.tags.get("graft.overrides", "")
+
+    @property
+    def directory(self) -> str:
+        """Its folder, with its checkpoints; "" if it was not recorded."""
+        return self.tags.get(DIRECTORY_TAG, "")
+
+    @property
+    def process(self) -> Mapping[str, Any] | None:
+        """`host`, `pid` and `started` of the process that it runs in, or None if that was not recorded."""
+        try:
+            process = json.loads(self.tags.get(PROCESS_TAG, ""))
+        except ValueError:
+            return None
+        return process if isinstance(process, dict) and {"host", "pid", "started"} <= process.keys() else None
+
+
+class NoSuchExperiment(FatalError):
+    """The store has no experiment of this name.
+
+    Args:
+        name: The one that is not there.
+        where: The tracking URI.
+        there: The experiments that there are.
+
+    Attributes:
+        others: Those of them that somebody made; MLflow makes the first one.
+    """
+
+    def __init__(self, name: str, where: str, there: Sequence[str]) -> None:
+        listed = (", ".join(there) or "none") + did_you_mean(name, there)
+        super().__init__(f"There is no MLflow experiment {name} at {where}; there are: {listed}")
+        self.others = tuple(other for other in there if other != "Default")
