@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from tests.conftest import run_command
 from tests.doctor.conftest import Diagnosis, Doctor, diagnosis
 
-from graft.doctor.installation import applies, locked_here
+from graft.doctor.installation import locked_here
 from graft.paths import CHECKOUT
 from graft.tracking.mlflow_store import Store
 
@@ -119,25 +118,19 @@ def test_every_line_of_the_locks_is_understood(name: str) -> None:
     assert ("nvidia-cudnn-cu12" in names) == (name == "requirements-gpu.lock")
 
 
-@pytest.mark.parametrize(
-    ("marker", "here"),
-    [
-        ("python_full_version >= '3.11'", True),
-        ("python_full_version < '3.2'", False),  # 3.11 is the later one
-        (f"python_version == '{sys.version_info.major}.{sys.version_info.minor}'", True),
-        (f"sys_platform == '{sys.platform}' and implementation_name == 'none'", False),
-        (f"sys_platform == 'none' or (sys_platform == '{sys.platform}' and python_full_version > '3')", True),
-        ("sys_platform != 'win32'", sys.platform != "win32"),
-    ],
-)
-def test_markers(marker: str, here: bool) -> None:
-    assert applies(marker) is here
+def test_a_line_counts_where_its_marker_holds() -> None:
+    lock = """
+        here==1.0 ; sys_platform != 'another' \\
+            --hash=sha256:0
+        elsewhere==1.0 ; python_full_version < '3.2'
+    """
+    assert [package.name for package in locked_here(lock)] == ["here"]
 
 
-@pytest.mark.parametrize("marker", ["extra == 'dev'", "sys_platform", "sys_platform < 'linux'", "== 'linux'"])
-def test_a_marker_that_is_not_known_is_no_answer(marker: str) -> None:
-    with pytest.raises(ValueError, match="no environment marker"):
-        applies(marker)
+@pytest.mark.parametrize("line", ["some>=1.0", "some", "some==1.0 ; sys_platform", "== 1.0"])
+def test_what_is_no_line_of_a_lock_is_named(line: str) -> None:
+    with pytest.raises(ValueError, match="is no line of a lock"):
+        locked_here(line)
 
 
 def _locked(name: str) -> str:

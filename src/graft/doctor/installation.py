@@ -5,8 +5,6 @@ Package metadata says it all; nothing is imported for it.
 
 from __future__ import annotations
 
-import ast
-import os
 import platform
 import re
 import shlex
@@ -17,6 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from graft import provenance
 from graft.doctor.report import Check, listed
@@ -54,7 +56,7 @@ def installed_versions() -> dict[str, str]:
         headers = dict(re.findall(r"^(Name|Version):\s*(\S+)", text.partition("\n\n")[0], re.MULTILINE))
         if len(headers) == 2:  # a half-removed one has none
             # The first on the path is the one that is imported.
-            versions.setdefault(_normalised(headers["Name"]), headers["Version"])
+            versions.setdefault(canonicalize_name(headers["Name"]), headers["Version"])
     return versions
 
 
@@ -64,7 +66,8 @@ def cuda_packages() -> tuple[str, ...]:
         asked = metadata.requires("tensorflow") or []
     except metadata.PackageNotFoundError:
         return ()
-    return tuple(_normalised(_name_of(line)) for line in asked if re.search(r"extra\s*==\s*['\"]and-cuda['\"]", line))
+    extra = re.compile(r"extra\s*==\s*['\"]and-cuda['\"]")
+    return tuple(canonicalize_name(Requirement(line).name) for line in asked if extra.search(line))
 
 
 def install_command(lock: str = LOCK) -> str:
@@ -85,76 +88,18 @@ def locked_here(text: str) -> list[Locked]:
     for line in lines:
         if not line or line.startswith(("#", "--hash=")):
             continue
-        match = re.fullmatch(r"([\w.-]+)(?:\[[\w,.-]+\])?==([^\s;]+)\s*(?:;\s*(.+))?", line)
-        if match is None:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            requirement = None
+        versions = (
+            [] if requirement is None else [part.version for part in requirement.specifier if part.operator == "=="]
+        )
+        if requirement is None or len(versions) != 1:
             raise ValueError(f"{line!r} is no line of a lock")
-        name, version, marker = match.groups()
-        if marker is None or applies(marker):
-            found.append(Locked(_normalised(name), version))
+        if requirement.marker is None or requirement.marker.evaluate():
+            found.append(Locked(canonicalize_name(requirement.name), versions[0]))
     return found
-
-
-def applies(marker: str) -> bool:
-    """Whether an environment marker such as ``python_full_version < '3.12'`` holds here.
-
-    Raises:
-        ValueError: if it is none.
-    """
-    try:
-        return _holds(ast.parse(marker, mode="eval").body)
-    except (SyntaxError, KeyError) as error:
-        raise ValueError(f"{marker!r} is no environment marker that is known") from error
-
-
-def _holds(node: ast.expr) -> bool:
-    match node:
-        case ast.BoolOp(op=ast.And(), values=values):
-            return all(_holds(value) for value in values)
-        case ast.BoolOp(op=ast.Or(), values=values):
-            return any(_holds(value) for value in values)
-        case ast.Compare(left=ast.Name(id=name), ops=[operator], comparators=[ast.Constant(value=str(wanted))]):
-            here = _environment()[name]
-            if name in ("python_version", "python_full_version"):
-                return _compare(_numbers(here), operator, _numbers(wanted))
-            return _compare(here, operator, wanted)
-    raise KeyError(ast.unparse(node))
-
-
-def _compare(here: str | tuple[int, ...], operator: ast.cmpop, wanted: str | tuple[int, ...]) -> bool:
-    match operator:
-        case ast.Eq():
-            return here == wanted
-        case ast.NotEq():
-            return here != wanted
-    if isinstance(here, tuple) and isinstance(wanted, tuple):
-        match operator:
-            case ast.Lt():
-                return here < wanted
-            case ast.LtE():
-                return here <= wanted
-            case ast.Gt():
-                return here > wanted
-            case ast.GtE():
-                return here >= wanted
-    raise KeyError(type(operator).__name__)
-
-
-def _environment() -> dict[str, str]:
-    return {
-        "os_name": os.name,
-        "sys_platform": sys.platform,
-        "platform_system": platform.system(),
-        "platform_machine": platform.machine(),
-        "platform_python_implementation": platform.python_implementation(),
-        "implementation_name": sys.implementation.name,
-        "python_version": ".".join(platform.python_version_tuple()[:2]),
-        "python_full_version": platform.python_version(),
-    }
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    numbers = [int(number) for number in re.findall(r"\d+", version)][:3]
-    return (*numbers, *[0] * (3 - len(numbers)))
 
 
 def _python() -> Check:
@@ -162,21 +107,17 @@ def _python() -> Check:
     try:
         project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         wanted = str(project["requires-python"])
-        within = all(applies(f"python_full_version {part[0]} '{part[1]}'") for part in _bounds(wanted))
-    except (OSError, ValueError, KeyError) as error:
+        within = platform.python_version() in SpecifierSet(wanted)
+    except (OSError, ValueError, KeyError) as error:  # an invalid specifier is a ValueError
         return Check("python", "note", f"{here}; what Graft needs cannot be read from pyproject.toml: {error}")
     if within:
         return Check("python", "ok", f"{here}, within {wanted}")
     return Check("python", "problem", f"{here}; Graft needs {wanted}", "make -B setup PYTHON=python3.12")
 
 
-def _bounds(specifier: str) -> list[tuple[str, str]]:
-    return re.findall(r"(>=|<=|==|!=|<|>)\s*([\d.]+)", specifier)
-
-
 def _packages(installed: dict[str, str]) -> Check:
-    told = [f"{name} {installed.get(_normalised(name), 'missing')}" for name in SHOWN]
-    missing = [name for name in SHOWN if _normalised(name) not in installed]
+    told = [f"{name} {installed.get(canonicalize_name(name), 'missing')}" for name in SHOWN]
+    missing = [name for name in SHOWN if canonicalize_name(name) not in installed]
     if missing:
         return Check("packages", "problem", ", ".join(told), install_command())
     return Check("packages", "ok", ", ".join(told))
@@ -232,12 +173,3 @@ def _commit() -> Check:
         return Check("commit", "note", f"git cannot be run: {error.strerror}; {unknown}")
     reason = (done.stderr.strip().splitlines() or ["git status fails"])[0]
     return Check("commit", "note", f"git cannot read this checkout: {reason}; {unknown}", shlex.join(command))
-
-
-def _name_of(requirement: str) -> str:
-    match = re.match(r"[\w.-]+", requirement)
-    return match.group() if match else requirement
-
-
-def _normalised(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
