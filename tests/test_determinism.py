@@ -66,6 +66,14 @@ def test_a_late_trial_of_a_warm_worker_is_what_it_is_in_a_fresh_process(
     assert curve(tmp_path / "alone") == in_one_worker[11]
 
 
+def test_a_trial_beside_another_slot_is_what_it_is_alone(
+    in_one_worker: list[History], small: list[str], tmp_path: Path
+) -> None:
+    space = ["trainable=true,false", "dropout_rate=0.3", "augment=standard", "hydra.launcher.slots=2"]
+    beside = sweep(tmp_path, *space, *small)
+    assert beside == [in_one_worker[number] for number in (11, 5)]
+
+
 def test_a_cold_a_warm_and_a_partly_filled_store_give_the_same_curve(
     make_config: Callable[..., Config], small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
