@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ENGINE = "features_engine"  # the file beside the checkpoints that names it
-
 
 def train(composed: DictConfig) -> float | dict[str, float]:
     """Runs and records what Hydra composed, alone or as a trial of a sweep.
@@ -59,7 +57,7 @@ def _train(composed: DictConfig, stop_reason: StopSignal) -> float | dict[str, f
     directory = Path(hydra.runtime.output_dir)
     config = from_hydra(composed)
     _refuse_unusable_store(config)
-    prepared = prepare_in(directory, config)
+    prepared = prepare(config)
     _claim(directory, config, prepared)
     occasion = _occasion(config, directory, list(hydra.overrides.task))
     done = carry_out(config, prepared, occasion, stop_reason, started)
@@ -121,7 +119,7 @@ def run(config: Config, recorder: Recorder, directory: Path, stop_reason: StopSi
         ConfigError: as `prepare` does.
         FailedTrial: if the loss is no longer finite.
     """
-    return _fit(config, prepare_in(directory, config), recorder, directory, stop_reason)
+    return _fit(config, prepare(config), recorder, directory, stop_reason)
 
 
 def _fit(
@@ -130,7 +128,6 @@ def _fit(
     from graft.loop import gradient_tape
 
     data, features = prepared.data, prepared.features
-    _remember_engine(directory, prepared)
     probe: dict[str, float] = {}
     extraction_seconds = 0.0
     if config.init_head == "probe":
@@ -159,8 +156,7 @@ def _probe(config: Config, prepared: Prepared, directory: Path) -> tuple[dict[st
 
     started = time.perf_counter()
     frozen, directory = config.probe(), directory / "probe"
-    probe = prepare_in(directory, frozen)
-    _remember_engine(directory, probe)
+    probe = prepare(frozen)
     assert probe.features is not None
     # A few seconds, so it is not stopped half-way; its own checkpoints make it a matter of none in a second attempt.
     result = gradient_tape.fit(probe.trainer, probe.data, frozen, directory, MemoryRecorder(), lambda: None)
@@ -173,25 +169,6 @@ def _probe(config: Config, prepared: Prepared, directory: Path) -> tuple[dict[st
     }
     log.info("Fine-tuning starts from a head with a validation accuracy of %(probe_val_accuracy).4f", metrics)
     return metrics, probe.features.extraction_seconds
-
-
-def prepare_in(directory: Path, config: Config) -> Prepared:
-    """Prepares a run in `directory`; one that goes on takes features of the engine that it had, if it may choose.
-
-    Engines agree within a ten-thousandth, so a run that went on with another one's features would end elsewhere.
-    """
-    engine = directory / "checkpoints" / ENGINE
-    if config.cached_features and config.features.engine == "auto" and engine.is_file():
-        same = config.features.model_copy(update={"engine": engine.read_text()})
-        return prepare(config.model_copy(update={"features": same}))
-    return prepare(config)
-
-
-def _remember_engine(directory: Path, prepared: Prepared) -> None:
-    if prepared.features is not None:
-        engine = directory / "checkpoints" / ENGINE
-        engine.parent.mkdir(parents=True, exist_ok=True)
-        engine.write_text(prepared.features.engine)
 
 
 def _claim(directory: Path, config: Config, prepared: Prepared) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from graft.config import Config
+from graft.config import Augmentation, Config
 from graft.data import pipeline, splits
 
 
@@ -44,3 +47,29 @@ def test_evaluation_batches_keep_their_order(data: pipeline.Data) -> None:
     np.testing.assert_array_equal(
         np.concatenate([labels for _, labels in batches]), data.images.labels[data.splits.val]
     )
+
+
+class SlowAtFirst:
+    """Every second batch is there before the one in front of it."""
+
+    def __init__(self, inputs: pipeline.Inputs) -> None:
+        self._inputs = inputs
+        self._taken = 0
+
+    @property
+    def spec(self) -> tf.TensorSpec:
+        return self._inputs.spec
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        self._taken += 1
+        time.sleep(0.05 if self._taken % 2 else 0)
+        return self._inputs.take(rows)
+
+
+@pytest.mark.parametrize("augmentation", ["none", "standard"])
+def test_batches_that_are_read_side_by_side_keep_their_order(data: pipeline.Data, augmentation: Augmentation) -> None:
+    data = replace(data, augmentation=augmentation)
+    expected = epoch(data, seed=0, number=0)
+    found = epoch(replace(data, inputs=SlowAtFirst(data.inputs)), seed=0, number=0)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])

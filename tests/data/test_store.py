@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -43,6 +44,21 @@ def test_pixels_are_the_images_own(make_config: MakeConfig, folder: Path) -> Non
     for row, stored in zip(rows, data.inputs.take(rows), strict=True):
         with Image.open(folder / data.images.names[row]) as original:
             np.testing.assert_array_equal(stored, np.asarray(original))
+
+
+def test_images_that_are_decoded_side_by_side_keep_their_places(
+    make_config: MakeConfig, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = pixels(prepared(make_config, folder))
+    monkeypatch.setenv("GRAFT_HOME", str(tmp_path / "elsewhere"))
+    at_once, started = store.decode, itertools.count()
+
+    def slow_at_first(content: bytes, size: int) -> np.ndarray:
+        time.sleep(0 if next(started) % 2 else 0.02)
+        return at_once(content, size)
+
+    monkeypatch.setattr(store, "decode", slow_at_first)
+    np.testing.assert_array_equal(pixels(prepared(make_config, folder)), expected)
 
 
 def test_images_are_stretched_to_a_square_by_bilinear_interpolation(tmp_path: Path) -> None:

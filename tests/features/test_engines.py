@@ -34,7 +34,7 @@ def backbones(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def features(make_config: Callable[..., Config], backbones: Mapping[str, Path]) -> Extract:
-    """The features of 61 digits, which are no whole number of batches, in the test's own home."""
+    """The features of 64 digits, in the test's own home."""
 
     def extracted(backbone: str, *overrides: str) -> Features:
         always = [f"backbone.url={backbones[backbone]}", "backbone.batch_norm_momentum=null"]
@@ -47,8 +47,8 @@ def features(make_config: Callable[..., Config], backbones: Mapping[str, Path]) 
 
 @pytest.fixture
 def worthwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Conversion is thought to cost nothing, so that `auto` wants it for a few small images."""
-    monkeypatch.setattr(extract, "SETUP_SECONDS", dict.fromkeys(extract.ENGINES, 0.0))
+    """`auto` wants a conversion for a few small images, too."""
+    monkeypatch.setattr(extract, "WORTH_CONVERTING", 0)
 
 
 def everything(features: Features) -> np.ndarray:
@@ -78,9 +78,17 @@ def test_auto_takes_xnnpack_where_it_pays_and_says_why(
 ) -> None:
     with caplog.at_level(logging.INFO):
         assert features("convolutions").engine == "xnnpack"
-    assert "by xnnpack (seconds expected: tensorflow" in caplog.text
+    assert "by xnnpack (64 images of 8 px are worth a conversion for the CPU)" in caplog.text
     assert [file.name for file in (home / "mlruns/cache/engines").glob("*/*.tflite")] == ["model.tflite"]
     assert capfd.readouterr().err == "", "converting is quiet"
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "engine"),
+    [(499, 224, "tensorflow"), (500, 224, "xnnpack"), (125, 448, "xnnpack"), (1797, 64, "tensorflow")],
+)
+def test_how_many_images_of_which_size_decide(images: int, size: int, engine: str) -> None:
+    assert extract.choose_engine(images, size)[0] == engine
 
 
 @pytest.mark.usefixtures("worthwhile")
@@ -89,13 +97,24 @@ def test_a_gpu_has_better_things_to_do(features: Extract, monkeypatch: pytest.Mo
     assert features("convolutions").engine == "tensorflow"
 
 
-def test_auto_uses_what_is_stored_and_has_that_engine_go_on(features: Extract) -> None:
+def test_auto_does_not_look_at_what_is_stored(features: Extract) -> None:
     features("convolutions", "features.engine=xnnpack")
-    again = features("convolutions")
-    assert (again.engine, again.extraction_seconds) == ("xnnpack", 0)
-    more = features("convolutions", "dataset.max_images=500")
-    assert more.engine == "xnnpack", "its file is kept, and it has 61 images less to extract"
-    assert len(more.parts) == 2
+    found = features("convolutions")
+    assert found.engine == "tensorflow"
+    assert found.extraction_seconds > 0
+
+
+@pytest.mark.parametrize("engine", ["tensorflow", "constants", "xnnpack"])
+def test_features_do_not_depend_on_which_images_are_extracted_with_them(
+    features: Extract, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by = f"features.engine={engine}"
+    at_once = features("convolutions", by, "dataset.max_images=131")
+    monkeypatch.setenv("GRAFT_HOME", str(tmp_path))
+    features("convolutions", by, "dataset.max_images=34")
+    in_parts = features("convolutions", by, "dataset.max_images=131")  # others in the batches, at other places
+    assert (len(at_once.parts), len(in_parts.parts)) == (1, 2)
+    np.testing.assert_array_equal(everything(in_parts), everything(at_once))
 
 
 def test_a_module_that_cannot_be_converted_is_refused_in_words(features: Extract, home: Path) -> None:
@@ -103,17 +122,23 @@ def test_a_module_that_cannot_be_converted_is_refused_in_words(features: Extract
         features("resize", "features.engine=xnnpack")
     assert "features.engine=xnnpack: it cannot be used for backbone.url=" in str(caught.value)
     assert "it cannot be converted: TFLite has no tf.ScaleAndTranslate; allowed are auto" in str(caught.value)
-    assert not list((home / "mlruns/cache/engines").glob("xnnpack-*[!k]"))
+    assert not list((home / "mlruns/cache/engines").glob("*/*.tflite"))
     assert not list((home / "mlruns/cache/features").glob("*/*.json"))
 
 
 @pytest.mark.usefixtures("worthwhile")
-def test_auto_falls_back_and_says_so(features: Extract, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_falls_back_to_tensorflow_and_says_so(
+    features: Extract, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = features("resize")
-    assert found.engine in ("constants", "tensorflow")
+    assert found.engine == "tensorflow"
     assert "not extracted by xnnpack: it cannot be converted: TFLite has no tf.ScaleAndTranslate" in caplog.text
-    expected = everything(features("resize", "features.engine=tensorflow"))
-    assert np.abs(everything(found) - expected).max() <= 1e-4 * np.abs(expected).max()
+    same = features("resize", "features.engine=tensorflow")
+    assert same.extraction_seconds == 0
+    monkeypatch.setattr("tensorflow.lite.TFLiteConverter.from_concrete_functions", lambda *_: pytest.fail("again"))
+    caplog.clear()
+    assert features("resize", "dataset.max_images=80").engine == "tensorflow"
+    assert "TFLite has no tf.ScaleAndTranslate" in caplog.text, "as if it were tried for the first time"
 
 
 def test_a_module_with_something_random_inside_is_found_out(
@@ -122,7 +147,7 @@ def test_a_module_with_something_random_inside_is_found_out(
     for engine in ("xnnpack", "constants"):
         with pytest.raises(ConfigError, match="other features each time, so something in it is random"):
             features("flip", f"features.engine={engine}", "deterministic=false")
-    monkeypatch.setattr(extract, "SETUP_SECONDS", dict.fromkeys(extract.ENGINES, 0.0))
+    monkeypatch.setattr(extract, "WORTH_CONVERTING", 0)
     assert features("flip", "deterministic=false").engine == "tensorflow"
     assert "not extracted by xnnpack" in caplog.text
     assert "the stored ones are one draw. features=live draws anew" in caplog.text
@@ -136,7 +161,10 @@ def test_an_engine_that_gives_other_features_is_refused(features: Extract, monke
     drift = itertools.count(1)
     monkeypatch.setattr(engines._Tflite, "__call__", lambda engine, images: real(engine, images) * next(drift))
     with pytest.raises(ConfigError, match="it gives the same images other features each time"):
-        features("convolutions", "features.engine=xnnpack")
+        features("convolutions", "features.engine=xnnpack", "dataset.image_size=9")
+    monkeypatch.setattr(engines._Tflite, "__call__", real)
+    with pytest.raises(ConfigError, match=r"differ from TensorFlow's by 0\.001"):  # it is not asked again
+        features("convolutions", "features.engine=xnnpack", "dataset.max_images=80")
 
 
 def test_a_conversion_is_kept_and_a_damaged_one_made_again(

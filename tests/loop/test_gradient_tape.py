@@ -98,7 +98,16 @@ def test_the_test_accuracy_is_that_of_the_best_checkpoint(lab: Laboratory, tmp_p
     assert result.test_accuracy == pytest.approx(accuracy, abs=1e-6)
 
 
-@pytest.mark.parametrize("settings", [[], ["features=live"], ["trainable=true", "optimizer=sgd"]])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["features=live"],
+        ["trainable=true", "optimizer=sgd"],
+        ["trainable=true", "augment=standard"],
+        ["jit_compile=true"],
+    ],
+)
 def test_the_same_run_again_is_the_same_to_the_last_bit(lab: Laboratory, settings: list[str]) -> None:
     settings = [*settings, "dropout_rate=0.3"]
     first, _ = lab.run(*settings, folder="first")
@@ -205,18 +214,6 @@ def test_a_live_run_goes_on_from_the_checkpoint_of_a_cached_one(lab: Laboratory)
     resumed, recorder = lab.run("features=live", "epochs=3", folder="both")
     assert sorted(recorder.metrics["val_loss"]) == [0, 1, 2]
     assert len(resumed.history) == 3
-
-
-def test_a_run_goes_on_with_the_engine_that_its_features_are_from(lab: Laboratory) -> None:
-    answers = iter([None, "interrupted"])
-    lab.run("features.engine=constants", "epochs=1", folder="fills")
-    whole, _ = lab.run("features.engine=constants", folder="whole")
-    lab.run(folder="cut", stop=lambda: next(answers))  # auto takes what is stored
-    lab.run("features.engine=tensorflow", "epochs=1", folder="fills too")  # which auto would prefer now
-    resumed, _ = lab.run(folder="cut")
-    assert curve(resumed) == curve(whole)
-    assert (lab.folder / "cut/checkpoints/features_engine").read_text() == "constants"
-    assert prepare(lab.config()).features.engine == "tensorflow"
 
 
 def test_patience_ends_training_without_a_better_epoch(lab: Laboratory) -> None:

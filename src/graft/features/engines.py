@@ -5,7 +5,12 @@
     xnnpack      the same graph as a TFLite file, run by XNNPACK's kernels for CPUs; converted once and kept
 
 The last two are made from the first and checked against it before they are trusted: they agree within `TOLERANCE`,
-but not to the last bit, so that features of different engines are never mixed.
+but not to the last bit, so that features of different engines are never mixed. Whether an engine passes hangs on the
+backbone, the versions and the machine alone; what is kept of a check only saves making it again.
+
+On a CPU the features of an image are the same to the last bit whatever is extracted with it. XNNPACK's kernels see to
+that; TensorFlow's give an image other last bits at another place in a batch or in a batch of another size, so they get
+one image at a time, in a loop inside the graph, which takes about as long.
 """
 
 from __future__ import annotations
@@ -34,7 +39,7 @@ from graft.backbones import SavedBackbone, folder_cache
 from graft.cache import marks
 from graft.config import Config
 from graft.cpus import usable_cpus
-from graft.errors import GraftError
+from graft.errors import FatalError, GraftError
 from graft.features import tflite_file
 from graft.features.store import Matrix
 from graft.model import scale_pixels
@@ -47,7 +52,8 @@ EngineName = Literal["tensorflow", "constants", "xnnpack"]
 TOLERANCE = 1e-4
 """The largest difference to tf.function's features that is accepted, relative to the largest of their values."""
 
-XNNPACK_BATCH = 8  # images at a time; a TFLite file has one batch size built in
+BATCH = 32  # images at a time; larger ones are no faster on two cores
+XNNPACK_BATCH = 8  # a TFLite file has one batch size built in
 XNNPACK_VERSION = 1  # goes up when the conversion gives another file
 TIMED_RUNS = 2
 
@@ -60,11 +66,11 @@ class Engine(Protocol):
     """Runs a backbone; may be called any number of times, from one thread."""
 
     def __call__(self, images: tf.Tensor) -> Matrix:
-        """The features, float32 [batch, width], of uint8 images [batch, size, size, 3]; batches may differ in size."""
+        """The features, float32 [BATCH, width], of uint8 images [BATCH, size, size, 3]."""
 
 
 class LiveBackbone:
-    """The backbone as a live epoch runs it: the engine ``tensorflow``. It is loaded when it is first needed.
+    """The backbone as a live epoch runs it, a batch at a time. It is loaded when it is first needed.
 
     Raises:
         ConfigError: then, if the backbone does not fit the configuration.
@@ -77,11 +83,14 @@ class LiveBackbone:
     def __call__(self, images: tf.Tensor) -> Matrix:
         return self._function(images).numpy()
 
-    def concrete(self, batch: int | None) -> tf.types.experimental.ConcreteFunction:
-        """The function for one batch size, or for any."""
-        size = self.config.image_size
-        images = tf.TensorSpec((batch, size, size, 3), tf.uint8)
-        return tf.function(self._features()).get_concrete_function(images)
+    def concrete(self, batch: int) -> tf.types.experimental.ConcreteFunction:
+        """The function for one batch size."""
+        layer, size = self.layer, self.config.image_size  # loaded first: what is wrong with it should come out as it is
+
+        def features(images: tf.Tensor) -> tf.Tensor:
+            return layer(scale_pixels(images, self.config), training=False)
+
+        return tf.function(features).get_concrete_function(tf.TensorSpec((batch, size, size, 3), tf.uint8))
 
     @cached_property
     def layer(self) -> tf.Module:
@@ -90,41 +99,8 @@ class LiveBackbone:
         return backbones.hub_layer(self.saved, config.backbone, trainable=False, image_size=config.image_size)
 
     @cached_property
-    def _function(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        return tf.function(self._features(), reduce_retracing=True)
-
-    def _features(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        layer = self.layer  # loaded before anything is traced: what is wrong with it should come out as it is
-        return lambda images: layer(scale_pixels(images, self.config), training=False)
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What the live backbone made of a few images.
-
-    Attributes:
-        images: uint8 [images, size, size, 3].
-        features: float32 [images, width].
-        seconds_an_image: How long it took, without tracing the function.
-        repeats: Whether it gave the same features each time.
-    """
-
-    images: tf.Tensor
-    features: Matrix
-    seconds_an_image: float
-    repeats: bool
-
-
-def refer(live: LiveBackbone, images: tf.Tensor) -> Reference:
-    """Runs the live backbone over `images`, again and again: the first time it is also traced."""
-    features = live(images)
-    runs = [_timed(live, images) for _ in range(TIMED_RUNS)]
-    return Reference(
-        images,
-        features,
-        seconds_an_image=min(seconds for _, seconds in runs) / len(images),
-        repeats=all(_difference(again, features) <= TOLERANCE for again, _ in runs),
-    )
+    def _function(self) -> tf.types.experimental.ConcreteFunction:
+        return self.concrete(BATCH)
 
 
 @dataclass(frozen=True)
@@ -132,55 +108,90 @@ class Check:
     """An engine was compared with the live backbone on this machine, and found to agree.
 
     Attributes:
-        seconds_an_image: What an image cost.
-        live_seconds_an_image: What it cost the live backbone.
+        live_seconds_an_image: What an image cost the live backbone.
         difference: The largest difference between the features, relative to the largest of their values.
         width: How many features an image has.
     """
 
-    seconds_an_image: float
     live_seconds_an_image: float
     difference: float
     width: int
 
 
-def check(engine: Engine, reference: Reference) -> Check:
-    """Compares an engine with the live backbone, and with itself.
+def check(engine: Engine, live: LiveBackbone) -> Check:
+    """Compares an engine with the live backbone, and both with themselves.
+
+    Always on the same made-up images: an engine that is used for one data set is used for all.
 
     Raises:
         Unusable: if it fails, its features are others, or they are others each time.
     """
-    if not reference.repeats:
+    images = _blots(live.config.image_size)
+    runs, seconds = _run_live(live, images)
+    if not all(_difference(run, runs[0]) <= TOLERANCE for run in runs):
         raise Unusable("the module gives the same images other features each time, so something in it is random")
     with _unusable("it failed on the first images"):
-        features = engine(reference.images)
-        again, seconds = _timed(engine, reference.images)
+        features, again = engine(images), engine(images)
     if not _difference(again, features) <= TOLERANCE:
         raise Unusable("it gives the same images other features each time, so something in the module is random")
-    difference = _difference(features, reference.features)
+    difference = _difference(features, runs[0])
     if not difference <= TOLERANCE:  # NaN is no agreement either
         raise Unusable(
             f"its features differ from TensorFlow's by {difference:.1g} of the largest value; {TOLERANCE:g} is allowed"
         )
-    return Check(seconds / len(reference.images), reference.seconds_an_image, difference, features.shape[1])
+    return Check(seconds, difference, features.shape[1])
 
 
-def open_constants(live: LiveBackbone) -> Engine:
-    """Freezes the backbone's variables to constants.
+def open_engine(name: EngineName, live: LiveBackbone) -> tuple[Engine, float]:
+    """An engine that passed its check, and the seconds that an image costs live.
 
     Raises:
-        Unusable: if TensorFlow cannot.
+        Unusable: if it cannot be used for this backbone.
+        ConfigError: if the backbone does not fit the configuration.
+        FatalError: if the converted backbone cannot be kept.
     """
+    if name == "xnnpack":
+        return _KeptXnnpack(live).open()
+    if name == "tensorflow":
+        _, seconds = _run_live(live, _blots(live.config.image_size))
+        # A GPU has no use for one image at a time.
+        return (live if has_gpu() else _one_by_one(live.concrete(1), live.config.image_size)), seconds
     with _unusable("its variables cannot be frozen"), _quiet("variables were frozen"):
-        frozen = convert_variables_to_constants_v2(live.concrete(None))
-    return lambda images: frozen(images)[0].numpy()
+        frozen = convert_variables_to_constants_v2(live.concrete(1))
+    constants = _one_by_one(lambda image: frozen(image)[0], live.config.image_size)
+    return constants, check(constants, live).live_seconds_an_image
 
 
-class KeptXnnpack:
+def _run_live(live: LiveBackbone, images: tf.Tensor) -> tuple[list[Matrix], float]:
+    """The features of `images`, time and again, and the seconds that an image took. The first time is also traced."""
+    runs, seconds = [live(images)], []
+    for _ in range(TIMED_RUNS):
+        started = time.perf_counter()
+        runs.append(live(images))
+        seconds.append(time.perf_counter() - started)
+    return runs, min(seconds) / BATCH
+
+
+def _one_by_one(function: Callable[[tf.Tensor], tf.Tensor], size: int) -> Engine:
+    """An engine from a function for images [1, size, size, 3]."""
+
+    @tf.function(input_signature=[tf.TensorSpec((BATCH, size, size, 3), tf.uint8)])
+    def every(images: tf.Tensor) -> tf.Tensor:
+        return tf.map_fn(
+            lambda image: function(image[tf.newaxis])[0],
+            images,
+            fn_output_signature=tf.float32,
+            parallel_iterations=usable_cpus(),
+        )
+
+    return lambda images: every(images).numpy()
+
+
+class _KeptXnnpack:
     """The converted backbone, under `mlruns/cache/engines`: made when it is first opened, and kept.
 
-    The folder's name is made from all that decides its content. It holds `model.tflite`, its digest in
-    `graft.json`, and in `checked.json` the `Check` that it has passed on this machine.
+    The folder's name is made from all that decides its content. It holds `model.tflite`, or `unusable.txt` with the
+    reason why there is none; its digest in `graft.json`; and in `checked.json` what came of its check on this machine.
     """
 
     def __init__(self, live: LiveBackbone) -> None:
@@ -192,47 +203,68 @@ class KeptXnnpack:
         self._live = live
         self._folder = cache() / "engines" / f"xnnpack-{hashlib.sha256(identity.encode()).hexdigest()[:24]}"
 
-    def is_there(self) -> bool:
-        """Whether nothing has to be converted."""
-        return folder_cache.is_whole(self._folder, tflite_file.digest)
-
-    def open(self) -> Engine:
-        """The engine; converts the backbone if that was not done yet, or its file is damaged.
+    def open(self) -> tuple[Engine, float]:
+        """As `open_engine`; converts and checks the backbone if that was not done yet, or its file is damaged.
 
         Raises:
-            Unusable: if it cannot be converted or kept, or TFLite cannot run it.
+            Unusable: if it cannot be converted, TFLite cannot run it, or it did not pass its check.
+            FatalError: if it cannot be kept.
         """
         try:
             folder_cache.ensure(self._folder, self._convert, tflite_file.digest)
         except OSError as error:
-            raise Unusable(f"the converted file cannot be kept in {self._folder.parent}: {error.strerror}") from error
+            raise FatalError(
+                f"The converted backbone cannot be kept in {self._folder.parent}: {error.strerror or error}"
+            ) from error
+        if (reason := self._folder / tflite_file.UNUSABLE).exists():
+            raise Unusable(reason.read_text(encoding="utf-8"))
         with _unusable("TFLite cannot run the converted file"):
-            return _Tflite(self._folder / tflite_file.NAME)
+            engine = _Tflite(self._folder / tflite_file.NAME)
+        passed = self._kept_check() or self._checked(engine)
+        backbones.check_width(self._live.config.backbone, passed.width)
+        return engine, passed.live_seconds_an_image
 
-    def passed(self) -> Check | None:
+    def _kept_check(self) -> Check | None:
         """The check that the file has passed on this machine with these versions, or None."""
         try:
             kept = json.loads((self._folder / "checked.json").read_text(encoding="utf-8"))
-            return Check(**kept["check"]) if kept["machine"] == _machine() else None
+            if kept["machine"] != _machine():
+                return None
+            unusable, passed = kept.get("unusable"), None if "unusable" in kept else Check(**kept["check"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
+        if unusable:
+            raise Unusable(unusable)
+        return passed
 
-    def keep(self, passed: Check) -> None:
-        """Remembers a check. One that cannot be written is made again next time."""
+    def _checked(self, engine: Engine) -> Check:
+        try:
+            passed = check(engine, self._live)
+        except Unusable as error:
+            self._keep({"unusable": str(error)})
+            raise
+        self._keep({"check": asdict(passed)})
+        return passed
+
+    def _keep(self, outcome: dict[str, object]) -> None:
+        """Remembers what came of a check. What cannot be written is found out again next time."""
         partial = self._folder / "checked.json.partial"
         try:
-            partial.write_text(json.dumps({"machine": _machine(), "check": asdict(passed)}), encoding="utf-8")
+            partial.write_text(json.dumps({"machine": _machine(), **outcome}), encoding="utf-8")
             os.replace(partial, self._folder / "checked.json")
         except OSError as error:
             log.debug("The check of %s is not kept: %s", self._folder, error)
 
     def _convert(self, folder: Path) -> None:
         live = self._live
+        function, layer = live.concrete(XNNPACK_BATCH), live.layer
         log.info("Converting %s for XNNPACK, once; this takes some seconds", live.config.backbone.name)
-        with _unusable("it cannot be converted"), _quiet("a backbone was converted to TFLite"):
-            converter = tf.lite.TFLiteConverter.from_concrete_functions([live.concrete(XNNPACK_BATCH)], live.layer)
-            content = converter.convert()
-        (folder / tflite_file.NAME).write_bytes(content)
+        try:
+            with _unusable("it cannot be converted"), _quiet("a backbone was converted to TFLite"):
+                content = tf.lite.TFLiteConverter.from_concrete_functions([function], layer).convert()
+            (folder / tflite_file.NAME).write_bytes(content)
+        except Unusable as error:
+            (folder / tflite_file.UNUSABLE).write_text(str(error), encoding="utf-8")
         marks.describe(folder, backbone=live.config.backbone.name, image_size=live.config.image_size)
 
 
@@ -249,15 +281,17 @@ class _Tflite:
         self._output = self._interpreter.get_output_details()[0]["index"]
 
     def __call__(self, images: tf.Tensor) -> Matrix:
-        pixels = images.numpy()
-        missing = -len(pixels) % XNNPACK_BATCH
-        filled = np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.uint8)]) if missing else pixels
         features = []
-        for start in range(0, len(filled), XNNPACK_BATCH):
-            self._interpreter.set_tensor(self._input, filled[start : start + XNNPACK_BATCH])
+        for pixels in np.split(images.numpy(), BATCH // XNNPACK_BATCH):
+            self._interpreter.set_tensor(self._input, pixels)
             self._interpreter.invoke()
             features.append(self._interpreter.get_tensor(self._output))
-        return np.concatenate(features)[: len(pixels)]
+        return np.concatenate(features)
+
+
+def versions() -> str:
+    """The versions that decide an engine's last bits."""
+    return f"tensorflow {tf.__version__} ai-edge-litert {metadata.version('ai-edge-litert')}"
 
 
 def has_gpu() -> bool:
@@ -265,10 +299,10 @@ def has_gpu() -> bool:
     return bool(tf.config.list_physical_devices("GPU"))
 
 
-def _timed(engine: Engine, images: tf.Tensor) -> tuple[Matrix, float]:
-    started = time.perf_counter()
-    features = engine(images)
-    return features, time.perf_counter() - started
+def _blots(size: int) -> tf.Tensor:
+    """Blurred blots of colour, the same ones always, as uint8 [BATCH, size, size, 3]."""
+    coarse = np.random.default_rng(0).integers(0, 256, (BATCH, 8, 8, 3))
+    return tf.cast(tf.image.resize(coarse, (size, size)), tf.uint8)
 
 
 def _difference(features: Matrix, expected: Matrix) -> float:
@@ -283,7 +317,8 @@ def _unusable(what: str) -> Iterator[None]:
     """Makes `Unusable` of what converters and modules raise, which may be anything."""
     try:
         yield
-    except GraftError:  # it says already what the user should do
+    # What says already what the user should do; and what the machine lacks today and may have tomorrow.
+    except (GraftError, MemoryError, OSError, tf.errors.ResourceExhaustedError):
         raise
     except Exception as error:
         raise Unusable(f"{what}: {_reason(error)}") from error
@@ -312,5 +347,4 @@ def _reason(error: Exception) -> str:
 
 def _machine() -> str:
     """What a check holds for: another CPU has other kernels and another speed."""
-    versions = f"tensorflow {tf.__version__} ai-edge-litert {metadata.version('ai-edge-litert')}"
-    return f"{platform.node()} {platform.machine()} {usable_cpus()} CPUs {versions}"
+    return f"{platform.node()} {platform.machine()} {usable_cpus()} CPUs {versions()}"

@@ -1,11 +1,11 @@
 """The feature store: float32 vectors by image, under `mlruns/cache/features/<key>`.
 
 The key is made from everything that decides a feature: the backbone's digest, how images are decoded and
-resized, their size and value range, and the engine that runs the backbone. Within it features are found by the
-image's content hash, so another split, another seed or one more photo extracts nothing that is there. Files are
-only ever added: a part is one `.npy` file, memory-mapped, and a `.json` index beside it with the digests of its
-images and of the file. The index is written last and moved into place, so a writer that is killed leaves nothing
-that is read; and one process writes at a time.
+resized, their size and value range, and the engine that runs the backbone, with its version. Within it features are
+found by the image's content hash, so another split, another seed or one more photo extracts nothing that is there.
+Files are only ever added: a part is one `.npy` file, memory-mapped, and a `.json` index beside it with the digests
+of its images and of the file. The index is written last and moved into place, so a writer that is killed leaves
+nothing that is read; and one process writes at a time.
 """
 
 from __future__ import annotations
@@ -114,23 +114,12 @@ def lying_in(folder: Path) -> Iterator[None]:
 _elsewhere: list[Path] = []
 
 
-def count_missing(digests: Sequence[str], key: str) -> int:
-    """How many distinct images a store lacks, going by its indexes alone: `features_of` looks whether they are true."""
-    there: set[str] = set()
-    for index_file in parts.index_files(folder_of(key)):
-        try:
-            there.update(json.loads(index_file.read_text())["images"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return len(set(digests) - there)
-
-
 def features_of(
     digests: Sequence[str],
     key: str,
     extract: Extractor,
     engine: str = "tensorflow",
-    live_seconds: Callable[[], float | None] = lambda: None,
+    live_seconds: Callable[[], float] = lambda: 0.0,
 ) -> Features:
     """The features of the images with these digests; extracts and stores those that are missing.
 
@@ -139,7 +128,7 @@ def features_of(
         key: By `store_key`.
         extract: Called once if features are missing, with the rows of `digests` that lack them.
         engine: What `extract` runs the backbone with.
-        live_seconds: Asked after an extraction what an image costs live; None stands for what it cost just now.
+        live_seconds: Asked after an extraction what an image costs live; 0 where that was not measured.
     """
     folder = folder_of(key)
     folder.mkdir(parents=True, exist_ok=True)
@@ -200,32 +189,27 @@ def _add_part(
     digests: Sequence[str],
     batches: Iterator[Matrix],
     engine: str,
-    live_seconds: Callable[[], float | None],
+    live_seconds: Callable[[], float],
 ) -> None:
     for leftover in folder.iterdir():  # of a writer that was killed; the lock is ours now
         if leftover.suffix == ".partial" or (leftover.suffix == ".npy" and not leftover.with_suffix(".json").exists()):
             leftover.unlink()
     name = hashlib.sha256(" ".join(digests).encode()).hexdigest()[:24]
     partial = folder / f"{name}.npy.partial"
-    written, first_seconds, started = 0, 0.0, time.perf_counter()
+    written = 0
     # Not through a memory map: on a full disk that is no error that can be caught, but the end of the process.
     with partial.open("wb") as file:
         for batch in batches:
             if not written:
                 layout = {"descr": "<f4", "fortran_order": False, "shape": (len(digests), batch.shape[1])}
                 np.lib.format.write_array_header_1_0(file, layout)
-                first, first_seconds = len(batch), time.perf_counter() - started
             file.write(batch.astype("<f4", order="C", copy=False).tobytes())
             written += len(batch)
     assert written == len(digests), f"{written} features for {len(digests)} images"
-    # The first batch also traces the backbone's function, which an epoch does not do.
-    rest = written - first
-    whole = time.perf_counter() - started
-    seconds = (whole - first_seconds) / rest if rest else whole / written
     index = {
         "images": list(digests),
         "sha256": file_sha256(partial),
-        "seconds_an_image": live_seconds() or seconds,
+        "seconds_an_image": live_seconds(),
         "engine": engine,
     }
     os.replace(partial, folder / f"{name}.npy")
