@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
 import time
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from graft import provenance, trial
+from graft import attempts, files, provenance, trial
 from graft.config import Config, from_hydra
 from graft.errors import ConfigError, FailedTrial, Interrupted
 from graft.interruption import Interruption
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from graft.tracking.recorder import Recorder
 
 log = logging.getLogger(__name__)
-
-ENGINE = "features_engine"  # the file beside the checkpoints that names it
 
 
 def train(composed: DictConfig) -> float | dict[str, float]:
@@ -106,9 +103,11 @@ def _fit(
     from graft.loop import gradient_tape
 
     data, features = prepared.data, prepared.features
-    _remember_engine(directory, prepared)
     probe: dict[str, float] = {}
     extraction_seconds = 0.0
+    if features is not None:
+        attempts.remember_engine(directory, features.engine)
+        extraction_seconds = attempts.paid(directory, "extraction", features.extraction_seconds)
     if config.init_head == "probe":
         probe, extraction_seconds = _probe(config, prepared, directory)
     result = gradient_tape.fit(prepared.trainer, data, config, directory, recorder, stop_reason)
@@ -116,7 +115,7 @@ def _fit(
         return replace(result, probe=probe, feature_extraction_seconds=extraction_seconds)
     return replace(
         result,
-        feature_extraction_seconds=features.extraction_seconds,
+        feature_extraction_seconds=extraction_seconds,
         saved_seconds=features.seconds_an_image * (len(data.splits.train) + len(data.splits.val)),
     )
 
@@ -136,8 +135,9 @@ def _probe(config: Config, prepared: Prepared, directory: Path) -> tuple[dict[st
     started = time.perf_counter()
     frozen, directory = config.probe(), directory / "probe"
     probe = _prepare_in(directory, frozen)
-    _remember_engine(directory, probe)
     assert probe.features is not None
+    attempts.remember_engine(directory, probe.features.engine)
+    extraction_seconds = attempts.paid(directory, "extraction", probe.features.extraction_seconds)
     # A few seconds, so it is not stopped half-way; its own checkpoints make it a matter of none in a second attempt.
     result = gradient_tape.fit(probe.trainer, probe.data, frozen, directory, MemoryRecorder(), lambda: None)
     best, head = head_of(probe.model).trainable_variables, head_of(prepared.model).trainable_variables
@@ -145,10 +145,10 @@ def _probe(config: Config, prepared: Prepared, directory: Path) -> tuple[dict[st
         variable.assign(trained)
     metrics = {
         "probe_val_accuracy": result.history[result.best_epoch]["val_accuracy"],
-        "probe_seconds": time.perf_counter() - started,
+        "probe_seconds": attempts.paid(directory, "probe", time.perf_counter() - started),
     }
     log.info("Fine-tuning starts from a head with a validation accuracy of %(probe_val_accuracy).4f", metrics)
-    return metrics, probe.features.extraction_seconds
+    return metrics, extraction_seconds
 
 
 def _prepare_in(directory: Path, config: Config) -> Prepared:
@@ -156,18 +156,11 @@ def _prepare_in(directory: Path, config: Config) -> Prepared:
 
     Engines agree within a ten-thousandth, so a run that went on with another one's features would end elsewhere.
     """
-    engine = directory / "checkpoints" / ENGINE
-    if config.cached_features and config.features.engine == "auto" and engine.is_file():
-        same = config.features.model_copy(update={"engine": engine.read_text()})
+    may_choose = config.cached_features and config.features.engine == "auto"
+    if may_choose and (engine := attempts.remembered_engine(directory)):
+        same = config.features.model_copy(update={"engine": engine})
         return prepare(config.model_copy(update={"features": same}))
     return prepare(config)
-
-
-def _remember_engine(directory: Path, prepared: Prepared) -> None:
-    if prepared.features is not None:
-        engine = directory / "checkpoints" / ENGINE
-        engine.parent.mkdir(parents=True, exist_ok=True)
-        engine.write_text(prepared.features.engine)
 
 
 def _claim(directory: Path, config: Config, prepared: Prepared) -> None:
@@ -180,7 +173,13 @@ def _claim(directory: Path, config: Config, prepared: Prepared) -> None:
     own = {**settings, "data": prepared.data.sha256, "backbone": prepared.backbone.sha256}
     claim = directory / "checkpoints" / "run.json"
     if claim.is_file():
-        there = json.loads(claim.read_text())
+        try:
+            there = dict(json.loads(claim.read_bytes()))
+        except (ValueError, TypeError):
+            raise ConfigError(
+                f"hydra.run.dir={directory}: {claim} is damaged, and so it is unknown which run has its checkpoints "
+                "there; allowed is an empty folder"
+            ) from None
         if differences := [
             f"{key}: {there.get(key)} there, {own[key]} now" for key in own if there.get(key) != own[key]
         ]:
@@ -189,10 +188,7 @@ def _claim(directory: Path, config: Config, prepared: Prepared) -> None:
                 f"or the same run. They differ in {'; '.join(differences)}"
             )
         return
-    claim.parent.mkdir(parents=True, exist_ok=True)
-    partial = claim.with_suffix(".partial")
-    partial.write_text(json.dumps(own))
-    os.replace(partial, claim)
+    files.write(claim, json.dumps(own))
 
 
 def _refuse_unusable_store(config: Config) -> None:
@@ -282,8 +278,7 @@ def _tags(config: Config, prepared: Prepared) -> dict[str, str]:
 def _describe(config: Config, data: Data, recorder: MlflowRecorder, directory: Path) -> None:
     """Leaves the resolved configuration, the overrides and the names of the data."""
     resolved = directory / "config.yaml"
-    directory.mkdir(parents=True, exist_ok=True)
-    resolved.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    files.write(resolved, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     recorder.log_artifact(resolved)
     overrides = directory / ".hydra" / "overrides.yaml"
     if overrides.is_file():
