@@ -86,6 +86,9 @@ class Training:
     def kill(self) -> None:
         self._process.kill()
 
+    def running(self) -> bool:
+        return self._process.is_alive()
+
     def wait(self) -> int:
         """The exit status; below 0 the signal that ended it."""
         self._process.join()

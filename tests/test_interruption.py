@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,10 +59,10 @@ class Laboratory:
         run_id = (self.folder / name / "checkpoints/mlflow_run_id").read_text()
         return record_of(client(self.home), client(self.home).get_run(run_id))
 
-    def latest(self, name: str) -> list[int]:
-        """The epochs of the checkpoints to go on from."""
+    def saved(self, name: str) -> int:
+        """How many epochs are in the latest checkpoint."""
         found = (self.folder / name / "checkpoints/latest").glob("ckpt-*.index")
-        return sorted(int(file.stem.removeprefix("ckpt-")) for file in found)
+        return max((int(file.stem.removeprefix("ckpt-")) + 1 for file in found), default=0)
 
     def best(self, name: str) -> dict[str, bytes]:
         """Every tensor of the best checkpoint."""
@@ -188,6 +190,12 @@ def test_a_folder_of_another_run_is_refused(lab: Laboratory, whole: Record) -> N
     assert "head_width: 512 there, 7 now" in refused.errors
     assert "seed: 0 there, 5 now" in refused.errors
     assert lab.record("whole").points == whole.points
+    shutil.copytree(lab.folder / "whole", lab.folder / "unknown")
+    (lab.folder / "unknown/checkpoints/run.json").write_bytes(b'{"seed": 0')
+    refused = lab.start("unknown")
+    assert refused.wait() == 2
+    assert "run.json is damaged" in refused.errors
+    assert "Traceback" not in refused.errors
 
 
 def test_an_interruption_that_a_library_turned_into_an_error_of_its_own_is_one_still() -> None:
@@ -282,22 +290,28 @@ def killed_runs(lab: Laboratory, kind: str, settings: Sequence[str], moments: ra
     """How many epochs were saved at each kill."""
     lab.finish(f"{kind} whole", *settings)
     whole, best = lab.record(f"{kind} whole"), lab.best(f"{kind} whole")
-    started = time.monotonic()
-    lab.finish(f"{kind} again", *settings)  # its seconds are those of the others, which find their images cached, too
-    seconds = time.monotonic() - started
+    epochs = len(whole.points["val_loss"])
     killed: list[int] = []
-    while len(killed) < KILLS_A_KIND:
-        name = f"{kind} after {len(killed)}"
+    for run in itertools.count():
+        name = f"{kind} {run}"
         for _ in range(3):
+            saved = lab.saved(name)
             training = lab.start(name, *settings)
-            time.sleep(moments.uniform(0.3, 1.0) * seconds)
+            # Waiting for an epoch makes it any moment of training on a slow machine, too.
+            wanted = moments.randint(saved, epochs)
+            while lab.saved(name) < wanted and training.running():
+                time.sleep(0.005)
+            time.sleep(moments.uniform(0, 3) if wanted in (saved, epochs) else moments.uniform(0, 0.3))
             training.kill()
             if training.wait() == 0:
                 break
-            killed.append(lab.latest(name)[-1] + 1 if lab.latest(name) else 0)
+            assert training.wait() == -signal.SIGKILL, training.errors
+            killed.append(lab.saved(name))
         lab.finish(name, *settings)
         assert lab.record(name).untimed == whole.untimed, killed
         assert lab.best(name) == best, killed
+        if len(killed) >= KILLS_A_KIND:
+            break
     return killed
 
 

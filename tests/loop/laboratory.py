@@ -12,6 +12,8 @@ from graft.tracking.recorder import MemoryRecorder
 
 MakeConfig = Callable[..., Config]
 
+_composed: dict[tuple[str, ...], Config] = {}  # composing takes longer than an epoch
+
 
 class Laboratory:
     """Runs training in this process, by overrides."""
@@ -19,7 +21,6 @@ class Laboratory:
     def __init__(self, make_config: MakeConfig, backbone: Path, folder: Path) -> None:
         self._make_config = make_config
         self.folder = folder
-        self._configs: dict[tuple[str, ...], Config] = {}
         self._always = (f"backbone.url={backbone}", "dataset.image_size=16", "dataset.max_images=400", "epochs=3")
 
     def run(
@@ -29,9 +30,10 @@ class Laboratory:
         return run(self.config(*overrides), recorder, self.folder / folder, stop), recorder
 
     def config(self, *overrides: str) -> Config:
-        if overrides not in self._configs:  # composing takes longer than an epoch
-            self._configs[overrides] = self._make_config(*self._always, *overrides)
-        return self._configs[overrides]
+        key = (*self._always, *overrides)
+        if key not in _composed:
+            _composed[key] = self._make_config(*key)
+        return _composed[key]
 
 
 def curve(result: TrainResult) -> list[dict[str, float]]:

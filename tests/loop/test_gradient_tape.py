@@ -177,7 +177,7 @@ def test_a_live_run_goes_on_from_the_checkpoint_of_a_cached_one(lab: Laboratory)
     assert len(resumed.history) == 3
 
 
-def test_a_run_goes_on_with_the_engine_that_its_features_are_from(lab: Laboratory) -> None:
+def test_a_run_goes_on_with_the_engine_that_its_features_are_from(lab: Laboratory, home: Path) -> None:
     answers = iter([None, "interrupted"])
     lab.run("features.engine=constants", "epochs=1", folder="fills")
     whole, _ = lab.run("features.engine=constants", folder="whole")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import tensorflow as tf
+from tensorboard.compat.proto.event_pb2 import Event
 
 from graft.tracking.recorder import Recorder, Scalar, State
 
@@ -62,7 +63,8 @@ def _points_in(folder: Path) -> set[tuple[str, int]]:
     points: set[tuple[str, int]] = set()
     for file in folder.glob("events.*"):
         try:
-            for event in tf.compat.v1.train.summary_iterator(str(file)):
+            for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+                event = Event.FromString(record)
                 points |= {(value.tag, event.step) for value in event.summary.value}
         except tf.errors.DataLossError:  # the process died while it wrote
             continue
