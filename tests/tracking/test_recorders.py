@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import io
 import shutil
@@ -118,6 +119,7 @@ class InTensorBoard(Case):
 def migrated() -> Path:
     """A database with MLflow's tables and nothing in them: to make them takes seconds."""
     folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     open_store(TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db", artifacts=str(folder), experiment="other"))
     return folder / "mlflow.db"
 
