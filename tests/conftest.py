@@ -51,15 +51,15 @@ def train(home: Path) -> Command:
     return run
 
 
+def composed(*overrides: str) -> DictConfig:
+    """Hydra's own composition of `conf/` with overrides."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CHECKOUT / "conf"), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
 @pytest.fixture
 def compose_config(home: Path) -> Iterator[Callable[..., DictConfig]]:
-    """Hydra's own composition of `conf/` with overrides."""
-
-    def composed(*overrides: str) -> DictConfig:
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(CHECKOUT / "conf"), version_base="1.3"):
-            return compose("config", overrides=list(overrides))
-
     yield composed
     GlobalHydra.instance().clear()
 

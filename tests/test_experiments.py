@@ -27,17 +27,23 @@ def test_it_opens_with_its_command_and_its_result(name: str) -> None:
     assert "TODO" not in text
 
 
+@pytest.fixture(scope="module")
+def all_in_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One home for all: MLflow's tables are made, images resized and features extracted once."""
+    return tmp_path_factory.mktemp("experiments")
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_its_smoke_form_runs(name: str, tiny_backbone: Path, tmp_path: Path) -> None:
+def test_its_smoke_form_runs(name: str, tiny_backbone: Path, all_in_one: Path) -> None:
     small = ["+size=smoke", "dataset.image_size=8", "epochs=1", f"backbone.url={tiny_backbone}"]
-    done = run_command(["python", "train.py", f"experiments={name}", *small], tmp_path)
+    done = run_command(["python", "train.py", f"experiments={name}", *small], all_in_one)
     assert done.returncode == 0, done.stdout + done.stderr
-    seen = json.loads(run_command(["graft", "compare", "--json"], tmp_path).stdout)
+    seen = json.loads(run_command(["graft", "compare", "--json"], all_in_one).stdout)
     assert [trial["state"] for trial in seen["trials"]] == ["complete"] * TRIALS[name]
 
 
-def test_one_run_can_be_made_of_an_experiment(tiny_backbone: Path, tmp_path: Path) -> None:
+def test_one_run_can_be_made_of_an_experiment(tiny_backbone: Path, all_in_one: Path) -> None:
     small = ["+size=smoke", f"backbone.url={tiny_backbone}"]
-    done = run_command(["python", "train.py", "experiments=dropout", "hydra.mode=RUN", *small], tmp_path)
+    done = run_command(["python", "train.py", "experiments=dropout", "hydra.mode=RUN", *small], all_in_one)
     assert done.returncode == 0, done.stderr
     assert "epoch 2/2" in done.stdout

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from graft import provenance, runtime
+from graft import files, provenance, runtime
 from graft.config import Config
 from graft.errors import FailedTrial, Interrupted
 from graft.preparation import Prepared
@@ -116,8 +116,7 @@ def _tags(config: Config, prepared: Prepared, occasion: Occasion) -> dict[str, s
 def _describe(config: Config, data: Data, recorder: MlflowRecorder, directory: Path) -> None:
     """Leaves the resolved configuration, the overrides, the names of the data, and code that is in no commit."""
     resolved = directory / "config.yaml"
-    directory.mkdir(parents=True, exist_ok=True)
-    resolved.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    files.write(resolved, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     recorder.log_artifact(resolved)
     overrides = directory / ".hydra" / "overrides.yaml"
     if overrides.is_file():

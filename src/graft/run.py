@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
 import time
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from graft import trial
+from graft import attempts, files, trial
 from graft.again import rerun_command
 from graft.config import Config, from_hydra
 from graft.errors import ConfigError
@@ -130,6 +129,8 @@ def _fit(
     data, features = prepared.data, prepared.features
     probe: dict[str, float] = {}
     extraction_seconds = 0.0
+    if features is not None:
+        extraction_seconds = attempts.paid(directory, "extraction", features.extraction_seconds)
     if config.init_head == "probe":
         probe, extraction_seconds = _probe(config, prepared, directory)
     result = gradient_tape.fit(prepared.trainer, data, config, directory, recorder, stop_reason)
@@ -137,7 +138,7 @@ def _fit(
         return replace(result, probe=probe, feature_extraction_seconds=extraction_seconds)
     return replace(
         result,
-        feature_extraction_seconds=features.extraction_seconds,
+        feature_extraction_seconds=extraction_seconds,
         saved_seconds=features.seconds_an_image * (len(data.splits.train) + len(data.splits.val)),
     )
 
@@ -158,6 +159,7 @@ def _probe(config: Config, prepared: Prepared, directory: Path) -> tuple[dict[st
     frozen, directory = config.probe(), directory / "probe"
     probe = prepare(frozen)
     assert probe.features is not None
+    extraction_seconds = attempts.paid(directory, "extraction", probe.features.extraction_seconds)
     # A few seconds, so it is not stopped half-way; its own checkpoints make it a matter of none in a second attempt.
     result = gradient_tape.fit(probe.trainer, probe.data, frozen, directory, MemoryRecorder(), lambda: None)
     best, head = head_of(probe.model).trainable_variables, head_of(prepared.model).trainable_variables
@@ -165,10 +167,10 @@ def _probe(config: Config, prepared: Prepared, directory: Path) -> tuple[dict[st
         variable.assign(trained)
     metrics = {
         "probe_val_accuracy": result.history[result.best_epoch]["val_accuracy"],
-        "probe_seconds": time.perf_counter() - started,
+        "probe_seconds": attempts.paid(directory, "probe", time.perf_counter() - started),
     }
     log.info("Fine-tuning starts from a head with a validation accuracy of %(probe_val_accuracy).4f", metrics)
-    return metrics, probe.features.extraction_seconds
+    return metrics, extraction_seconds
 
 
 def _claim(directory: Path, config: Config, prepared: Prepared) -> None:
@@ -181,7 +183,13 @@ def _claim(directory: Path, config: Config, prepared: Prepared) -> None:
     own = {**settings, "data": prepared.data.sha256, "backbone": prepared.backbone.sha256}
     claim = directory / "checkpoints" / "run.json"
     if claim.is_file():
-        there = json.loads(claim.read_text())
+        try:
+            there = dict(json.loads(claim.read_bytes()))
+        except (ValueError, TypeError):
+            raise ConfigError(
+                f"hydra.run.dir={directory}: {claim} is damaged, and so it is unknown which run has its checkpoints "
+                "there; allowed is an empty folder"
+            ) from None
         if differences := [
             f"{key}: {there.get(key)} there, {own[key]} now" for key in own if there.get(key) != own[key]
         ]:
@@ -190,10 +198,7 @@ def _claim(directory: Path, config: Config, prepared: Prepared) -> None:
                 f"or the same run. They differ in {'; '.join(differences)}"
             )
         return
-    claim.parent.mkdir(parents=True, exist_ok=True)
-    partial = claim.with_suffix(".partial")
-    partial.write_text(json.dumps(own))
-    os.replace(partial, claim)
+    files.write(claim, json.dumps(own))
 
 
 def _refuse_unusable_store(config: Config) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
+import multiprocessing.process
 import os
 import random
 import signal
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.processes import PROCESSES
 from tests.sweep.apps import LONG
 
 from graft.config import Config
@@ -25,11 +26,6 @@ BATCH = 4
 SECONDS_A_BATCH = 0.01
 WIDTH = 4096  # so that a write to a file takes a while, too
 KILLS = 20 if LONG else 8
-
-
-# What the killed processes need, imported once for all of them by the process that they are forked from.
-PROCESSES = multiprocessing.get_context("forkserver")
-IMPORTS = ["graft.features.extract", "graft.loop.gradient_tape", "graft.run", "tensorflow_hub", "optuna", "pytest"]
 
 
 def vectors(digests: Sequence[str]) -> Matrix:
@@ -56,7 +52,6 @@ def write(key: str) -> None:
 
 
 def test_a_writer_killed_at_a_random_moment_leaves_all_or_nothing(home: Path) -> None:
-    PROCESSES.set_forkserver_preload(IMPORTS)
     whole = len(DIGESTS) / BATCH * SECONDS_A_BATCH
     moments = random.Random(0)
     found = []
@@ -103,7 +98,6 @@ STAGES = ("cache/images", "cache/images/*/index.json", "cache/features/*/*.npy.p
 def test_a_run_killed_while_it_fills_the_cache_never_leads_to_a_wrong_curve(
     make_config: Callable[..., Config], tiny_backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    PROCESSES.set_forkserver_preload(IMPORTS)
     config = make_config(
         "dataset.image_size=64", "epochs=3", "features.engine=tensorflow", f"backbone.url={tiny_backbone}"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +10,17 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework import config as tf_config
 from tests.features.modules import Convolutions, save
+from tests.loop.laboratory import Laboratory, curve
 
-from graft.config import Config
 from graft.data.pipeline import InMemory
 from graft.errors import ConfigError, FailedTrial
 from graft.loop import gradient_tape
 from graft.loop.optimizers import make_optimizer
-from graft.loop.result import StopReason, TrainResult
 from graft.model import trained_part
 from graft.preparation import prepare
 from graft.run import run
 from graft.tracking.recorder import MemoryRecorder
 
-MakeConfig = Callable[..., Config]
 EPOCH_METRICS = {
     "train_loss",
     "train_accuracy",
@@ -32,34 +30,6 @@ EPOCH_METRICS = {
     "images_per_second",
     "learning_rate",
 }
-
-
-class Laboratory:
-    """Runs training in this process, by overrides."""
-
-    def __init__(self, make_config: MakeConfig, backbone: Path, folder: Path) -> None:
-        self._make_config = make_config
-        self.folder = folder
-        self._always = (f"backbone.url={backbone}", "dataset.image_size=16", "dataset.max_images=400", "epochs=3")
-
-    def run(
-        self, *overrides: str, folder: str = "run", stop: Callable[[], StopReason | None] = lambda: None
-    ) -> tuple[TrainResult, MemoryRecorder]:
-        recorder = MemoryRecorder()
-        return run(self.config(*overrides), recorder, self.folder / folder, stop), recorder
-
-    def config(self, *overrides: str) -> Config:
-        return self._make_config(*self._always, *overrides)
-
-
-@pytest.fixture
-def lab(make_config: MakeConfig, tiny_backbone: Path, tmp_path: Path) -> Laboratory:
-    return Laboratory(make_config, tiny_backbone, tmp_path)
-
-
-def curve(result: TrainResult) -> list[dict[str, float]]:
-    timed = {"epoch_seconds", "images_per_second"}
-    return [{name: value for name, value in epoch.items() if name not in timed} for epoch in result.history]
 
 
 def test_a_frozen_backbone_learns_and_every_metric_of_every_epoch_is_recorded(lab: Laboratory) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import io
+import shutil
 import subprocess
 import sys
+import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -105,10 +109,27 @@ class InTensorBoard(Case):
 
         events = EventAccumulator(str(self.folder / "tensorboard" / "validation"))
         events.Reload()
-        return {e.step: [float(make_ndarray(e.tensor_proto))] for e in events.Tensors("epoch/accuracy")}
+        points: dict[int, list[float]] = {}
+        for event in events.Tensors("epoch/accuracy"):
+            points.setdefault(event.step, []).append(float(make_ndarray(event.tensor_proto)))
+        return points
+
+
+@functools.cache
+def migrated() -> Path:
+    """A database with MLflow's tables and nothing in them: to make them takes seconds."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    open_store(TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db", artifacts=str(folder), experiment="other"))
+    return folder / "mlflow.db"
 
 
 class InMlflow(Case):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        if not (folder / "mlflow.db").exists():
+            shutil.copy(migrated(), folder / "mlflow.db")
+
     def open(self) -> Recorder:
         tracking = TrackingConfig(
             uri=f"sqlite:///{self.folder}/mlflow.db", artifacts=str(self.folder / "artifacts"), experiment="test"
@@ -197,19 +218,61 @@ def test_files_and_folders_become_artifacts(case: Case, tmp_path: Path) -> None:
         assert case.artifacts() == expected
 
 
-def test_another_attempt_takes_up_the_run_and_logs_no_step_twice(home: Path) -> None:
-    case = InMlflow(home)
+@pytest.mark.parametrize("kept", [InMlflow, InTensorBoard])
+def test_another_attempt_logs_no_step_twice(kept: type[Case], home: Path) -> None:
+    case = kept(home)
     first = case.open()
     for epoch in range(3):
         first.log_metrics(EPOCH, step=epoch)
-    run_id = case.run_id  # and the process dies: the run is never closed
+    # And the process dies: the run is never closed.
     second = case.open()
-    assert case.run_id == run_id
     for epoch in range(2, 5):
         second.log_metrics(EPOCH, step=epoch)
     second.close("complete")
     assert case.val_accuracy() == {epoch: [0.875] for epoch in range(5)}
+
+
+def test_events_that_end_in_the_middle_of_one_are_read_as_far_as_they_go(home: Path) -> None:
+    case = InTensorBoard(home)
+    case.open().log_metrics(EPOCH, step=0)
+    (events,) = (home / "tensorboard" / "validation").glob("events.*")
+    events.write_bytes(events.read_bytes() + b"half")
+    second = case.open()
+    for epoch in range(2):
+        second.log_metrics(EPOCH, step=epoch)
+    second.close("complete")
+    assert case.val_accuracy() == {0: [0.875], 1: [0.875]}
+
+
+def test_another_attempt_takes_up_the_run_and_an_end_that_was_none_is_forgotten(home: Path) -> None:
+    case = InMlflow(home)
+    case.open().close("failed", "OSError")
+    run_id = case.run_id
+    second = case.open()
+    assert case.run_id == run_id
+    assert not {"graft.state", "graft.failure"} & case.tags().keys()
+    assert case.store.client.get_run(run_id).info.status == "RUNNING"
+    second.close("complete")
+    assert case.tags()["graft.state"] == "complete"
+    assert "graft.failure" not in case.tags()
     assert case.store.client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_run_is_found_by_the_file_in_its_folder_and_made_anew_once_it_was_deleted(home: Path) -> None:
+    case = InMlflow(home)
+    case.open()
+
+    def single() -> str:
+        tags = {"graft.kind": "single"}
+        return MlflowRecorder(case.store, name="frozen", tags=tags, id_file=home / "run" / "id").run_id
+
+    first = single()
+    assert single() == first
+    case.store.client.delete_run(first)
+    second = single()
+    assert second != first
+    (home / "run" / "id").write_bytes(b"\xff no id")
+    assert single() not in (first, second)
 
 
 @pytest.mark.parametrize(

@@ -5,21 +5,28 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import tensorflow as tf
 import tf_keras
 
+from graft import files
+from graft.errors import FailedTrial
 from graft.loop.result import History, best_epoch
 
 log = logging.getLogger(__name__)
 
+LATEST_KEPT = 2  # so that one is left if the other is damaged
+
 
 class Checkpoints:
-    """Writes and restores the checkpoints under ``<directory>/checkpoints``.
+    """Writes and restores the checkpoints under ``<directory>/checkpoints``, ``latest`` and ``best``.
 
-    The latest holds what is trained, dropout's step counter in it, and the optimiser. The data position needs no
-    saving: the order of an epoch follows from seed and epoch.
+    A latest one holds what is trained, dropout's step counter in it, the optimiser and the history up to it, so that
+    they are whole together or not at all. The data position needs no saving: the order of an epoch follows from seed
+    and epoch. ``history.json`` is a copy, for readers. What is damaged, a checkpoint's own checksums tell.
 
     Args:
         directory: The run's folder, the same for every attempt.
@@ -30,48 +37,161 @@ class Checkpoints:
     def __init__(self, directory: Path, trained: tf_keras.Model, optimizer: tf_keras.optimizers.Optimizer) -> None:
         optimizer.build(trained.trainable_variables)
         folder = directory / "checkpoints"
-        self._history = folder / "history.json"
-        # Two of each, so that one is left if the process dies while it writes the other. The best that goes with
-        # the latest is found by its epoch: one of a later epoch may have been saved just before the process died.
-        self._latest = tf.train.CheckpointManager(
-            tf.train.Checkpoint(model=trained, optimizer=optimizer), str(folder / "latest"), max_to_keep=2
+        self._history_file = folder / "history.json"
+        self._aside = folder / "set_aside"
+        with tf.device("cpu"):  # there are no strings on a GPU
+            self._history = tf.Variable("", dtype=tf.string)
+        self._latest = _Series(
+            folder / "latest", tf.train.Checkpoint(model=trained, optimizer=optimizer, history=self._history)
         )
-        self._best = tf.train.CheckpointManager(tf.train.Checkpoint(model=trained), str(folder / "best"), max_to_keep=2)
+        self._best = _Series(folder / "best", tf.train.Checkpoint(model=trained))
 
     def save(self, history: History) -> None:
         """Saves the state after the last epoch of `history`; as the best too, if that epoch is the best so far."""
         epoch = len(history) - 1
         if best_epoch(history) == epoch:
-            self._best.save(checkpoint_number=epoch)
-        partial = self._history.with_suffix(".partial")
-        partial.write_text(json.dumps(history))
-        os.replace(partial, self._history)
-        self._latest.save(checkpoint_number=epoch)  # last: it is what a restart looks for
+            self._best.write(epoch)
+        self._history.assign(json.dumps(history))
+        self._latest.write(epoch)  # after the best that belongs to it: it is what a restart looks for
+        self._publish(history)
+        kept = range(max(0, epoch + 1 - LATEST_KEPT), epoch + 1)
+        self._latest.keep(kept)
+        self._best.keep({best_epoch(history[: latest + 1]) for latest in kept})
 
     def restore_latest(self) -> History:
-        """Goes back to the latest checkpoint and returns the history up to it; empty where there is none."""
-        path = self._latest.latest_checkpoint
-        if path is None:
-            return []
-        self._latest.checkpoint.restore(path).assert_existing_objects_matched()
-        history: History = json.loads(self._history.read_text())[: int(path.rsplit("-", 1)[-1]) + 1]
-        log.info("Going on after %d epochs from %s", len(history), path)
+        """Goes back to the latest checkpoint that is whole, with its best, and returns the history up to it.
+
+        Damage is found before anything is restored. Where no checkpoint is whole, the history is empty and nothing has
+        been changed.
+        """
+        found = self._latest.epochs()
+        history: History = []
+        for epoch in reversed(found):
+            try:
+                history = self._history_of(epoch)
+                break
+            except _Damaged as damage:
+                log.warning("%s: training goes back beyond its epoch %d", damage, epoch + 1)
+        # What is later was saved on the way to a state that is gone. The latest first: without its best it is none.
+        self._latest.set_aside(len(history), self._aside)
+        self._best.set_aside(len(history), self._aside)
+        if history:
+            self._latest.read(len(history) - 1)
+            self._publish(history)
+            log.info("Going on after %d epochs from %s", len(history), self._latest.path(len(history) - 1))
+        elif found:
+            log.warning("No checkpoint in %s is whole: training starts from the beginning", self._latest.folder)
         return history
 
     def restore_best(self, history: History) -> None:
-        """Puts the weights of the best epoch of `history` into what is trained."""
-        self._best.checkpoint.restore(
-            f"{self._best.directory}/ckpt-{best_epoch(history)}"
-        ).assert_existing_objects_matched()
+        """Puts the weights of the best epoch of `history` into what is trained.
+
+        Raises:
+            FailedTrial: with the cause ``damaged_checkpoint`` if its checkpoint was damaged since it was written.
+        """
+        try:
+            self._best.check(best_epoch(history))
+        except _Damaged as damage:
+            raise FailedTrial(
+                f"{damage}, and it is the best one. The same command goes on from what is whole.",
+                cause="damaged_checkpoint",
+            ) from damage
+        self._best.read(best_epoch(history))
 
     def keep_best_only(self, history: History) -> None:
-        """Removes what is beside the best checkpoint in its folder, once training is over."""
-        name = f"ckpt-{best_epoch(history)}"
+        """Removes what is beside the best checkpoint in its folder, and what was set aside, once training is over."""
+        best = best_epoch(history)
         # TensorFlow's own record of what lies in the folder. By its bare name, so that the folder can be copied and
         # `tf.train.latest_checkpoint` still finds it.
-        partial = self._history.with_name("best.partial")
-        partial.write_text(f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n')
-        os.replace(partial, Path(self._best.directory) / "checkpoint")
-        for file in Path(self._best.directory).glob("ckpt-*"):
-            if file.name.split(".")[0] != name:
+        name = self._best.path(best).name
+        record = f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n'
+        files.write(self._best.folder / "checkpoint", record)
+        self._best.keep([best])
+        shutil.rmtree(self._aside, ignore_errors=True)
+
+    def _history_of(self, epoch: int) -> History:
+        """The history in the latest checkpoint of `epoch`, which is whole and has its best beside it."""
+        reader = self._latest.check(epoch)
+        if not reader.has_tensor(HISTORY):
+            raise _Damaged(self._latest.path(epoch), "no history is in it")
+        history: History = json.loads(reader.get_tensor(HISTORY))
+        self._best.check(best_epoch(history))
+        return history
+
+    def _publish(self, history: History) -> None:
+        files.write(self._history_file, json.dumps(history))
+
+
+HISTORY = "history/.ATTRIBUTES/VARIABLE_VALUE"
+
+
+class _Damaged(Exception):
+    """A checkpoint that cannot be restored."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"The checkpoint {path} is damaged ({reason})")
+
+
+class _Series:
+    """Checkpoints of the same objects in a folder, one an epoch: ``ckpt-<epoch>``.
+
+    TensorFlow's CheckpointManager would trust the file ``checkpoint``, and keeps what is newest, not what is needed.
+    """
+
+    def __init__(self, folder: Path, objects: tf.train.Checkpoint) -> None:
+        self.folder = folder
+        self._objects = objects
+        self._save_counter = objects.save_counter  # made by being asked for; `tf.train.Checkpoint.restore` looks for it
+
+    def path(self, epoch: int) -> Path:
+        """What TensorFlow takes for the name of the checkpoint; its files have endings to it."""
+        return self.folder / f"ckpt-{epoch}"
+
+    def epochs(self) -> list[int]:
+        """Of the checkpoints that there is anything of, in order."""
+        numbers = {_epoch_of(file) for file in self.folder.glob("ckpt-*.*")}
+        return sorted(number for number in numbers if number is not None)
+
+    def write(self, epoch: int) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._objects.write(str(self.path(epoch)))
+
+    def check(self, epoch: int) -> tf.train.CheckpointReader:
+        """Reads the checkpoint whole, and restores nothing.
+
+        Raises:
+            _Damaged: if it is not there, or not what was written.
+        """
+        path = self.path(epoch)
+        try:
+            reader = tf.train.load_checkpoint(str(path))
+            for name in reader.get_variable_to_shape_map():
+                reader.get_tensor(name)
+        except Exception as error:  # whatever Python has for TensorFlow's status: OutOfRange comes as an IndexError
+            reason = str(error).strip() or type(error).__name__
+            raise _Damaged(path, reason.splitlines()[0]) from error
+        return reader
+
+    def read(self, epoch: int) -> None:
+        self._objects.read(str(self.path(epoch))).assert_existing_objects_matched()
+
+    def keep(self, epochs: Collection[int]) -> None:
+        """Removes every other checkpoint, and what a process that died while it wrote one left behind."""
+        for file in self.folder.glob("ckpt-*"):
+            if file.is_dir():
+                shutil.rmtree(file)
+            elif _epoch_of(file) not in epochs:
                 file.unlink()
+
+    def set_aside(self, epoch: int, folder: Path) -> None:
+        """Moves the checkpoints of `epoch` and later ones under `folder`, in place of what was set aside before."""
+        for later in (number for number in self.epochs() if number >= epoch):
+            (folder / self.folder.name).mkdir(parents=True, exist_ok=True)
+            for file in self.folder.glob(f"ckpt-{later}.*"):
+                os.replace(file, folder / self.folder.name / file.name)
+
+
+def _epoch_of(file: Path) -> int | None:
+    """``ckpt-7.index`` is of epoch 7; None for what is no file of a checkpoint."""
+    number = file.name.removeprefix("ckpt-").split(".")[0]
+    return int(number) if number.isdecimal() else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from graft.loop.optimizers import make_optimizer, state_of
 from graft.loop.result import StopReason, StopSignal, TrainResult, best_epoch
 from graft.model import trained_part
 from graft.tracking.recorder import Recorder
+
+log = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -98,10 +101,11 @@ def fit(
         config: Epochs, batch size, learning rate and seed.
         directory: The run's folder; checkpoints go under it.
         recorder: Gets the metrics of every epoch, and loss and accuracy every `loop.log_every` steps.
-        stop_reason: Asked after every epoch but the last whether to stop, and why.
+        stop_reason: Asked between epochs, and before the first one of an attempt that goes on, whether to stop and why.
 
     Raises:
-        FailedTrial: with the cause ``diverged`` once a loss is no longer a finite number.
+        FailedTrial: with the cause ``diverged`` once a loss is no longer a finite number; with ``damaged_checkpoint``
+            if the best checkpoint cannot be read in the end.
     """
     runtime.set_precision(trainer.half_precision)
     trainer.reset_optimizer(config.learning_rate)
@@ -110,9 +114,14 @@ def fit(
     for epoch, metrics in enumerate(history):
         # A process that died may have saved an epoch and not recorded it; recorders pass over what they have.
         recorder.log_metrics(metrics, step=epoch)
+    if len(history) >= config.epochs:
+        log.info("Every epoch is trained: what is left is to test the best")
     steps = math.ceil(len(data.splits.train) / config.batch_size)
     stopped: StopReason | None = None
     for epoch in range(len(history), config.epochs):
+        # Here and not at the end: what an attempt was told before it died is asked again by the next one.
+        if history and (stopped := stop_reason()):
+            break
         if config.patience and history and epoch - 1 - best_epoch(history) >= config.patience:
             break
         started = time.perf_counter()
@@ -135,10 +144,10 @@ def fit(
         )
         checkpoints.save(history)
         recorder.log_metrics(history[-1], step=epoch)
-        if epoch + 1 < config.epochs and (stopped := stop_reason()):  # after the last epoch there is nothing to save
-            break
 
     test_loss, test_accuracy = None, None
+    if stopped == "pruned":  # and so over, as an interrupted one is not
+        checkpoints.keep_best_only(history)
     if stopped is None:
         checkpoints.restore_best(history)
         checkpoints.keep_best_only(history)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
 from mlflow.entities import Dataset as DatasetEntity
-from mlflow.entities import DatasetInput, InputTag, Metric, RunTag
+from mlflow.entities import DatasetInput, InputTag, Metric, Run, RunTag
+from mlflow.exceptions import MlflowException
 
+from graft import files
 from graft.tracking.mlflow_store import Store
 from graft.tracking.recorder import STATUS, Recorder, Scalar, State, closing_tags
+
+log = logging.getLogger(__name__)
+
+CLAIM = "graft.claim"
+ENDING = {"graft.state", "graft.failure", "graft.message"}
 
 
 class MlflowRecorder(Recorder):
@@ -39,25 +48,31 @@ class MlflowRecorder(Recorder):
     ) -> None:
         self._store = store
         self._client = store.client
-        if {"graft.sweep", "graft.trial"} <= tags.keys():
-            found = store.find(sweep=tags["graft.sweep"], trial=tags["graft.trial"], limit=1)
-            earlier = [run.info.run_id for run in found]
-        else:
-            earlier = [id_file.read_text()] if id_file is not None and id_file.is_file() else []
-        self._reopened = bool(earlier)
         self._logged: dict[str, set[int]] = {}
-        if earlier:
-            self.run_id: str = earlier[0]
+        trial = {"graft.sweep", "graft.trial"} <= tags.keys()
+        if trial:
+            earlier = next(iter(store.find(sweep=tags["graft.sweep"], trial=tags["graft.trial"], limit=1)), None)
+        else:
+            earlier = _run_named_in(id_file, store) if id_file is not None else None
+        self._reopened = earlier is not None
+        if earlier is not None:
+            self.run_id: str = earlier.info.run_id
             self._client.update_run(self.run_id, status="RUNNING")
+            for said in ENDING & earlier.data.tags.keys():  # of an end that turns out not to be one
+                self._client.delete_tag(self.run_id, said)
             self.set_tags(tags)
         else:
             parent = {"mlflow.parentRunId": parent_run_id} if parent_run_id else {}
+            claim = {}
+            if id_file is not None and not trial:
+                # Before the run is made: a process that dies in between leaves the word by which the run is found.
+                claim = {CLAIM: f"claim-{uuid.uuid4().hex}"}
+                files.write(id_file, claim[CLAIM])
             self.run_id = self._client.create_run(
-                store.experiment_id, tags={**tags, **parent}, run_name=name
+                store.experiment_id, tags={**tags, **parent, **claim}, run_name=name
             ).info.run_id
         if id_file is not None:
-            id_file.parent.mkdir(parents=True, exist_ok=True)
-            id_file.write_text(self.run_id)
+            files.write(id_file, self.run_id)
 
     def log_params(self, params: Mapping[str, Scalar]) -> None:
         self._store.log_params(self.run_id, params)
@@ -96,8 +111,7 @@ class MlflowRecorder(Recorder):
             )
             for context, count in contexts.items()
         ]
-        if not self._reopened:
-            self._client.log_inputs(self.run_id, inputs)
+        self._client.log_inputs(self.run_id, inputs)  # MLflow passes over those that the run has
 
     def close(self, state: State, failure: str | None = None) -> None:
         self.set_tags(closing_tags(state, failure))
@@ -108,3 +122,22 @@ class MlflowRecorder(Recorder):
             history = self._client.get_metric_history(self.run_id, name) if self._reopened else []
             self._logged[name] = {metric.step for metric in history}
         return self._logged[name]
+
+
+def _run_named_in(id_file: Path, store: Store) -> Run | None:
+    """The run of an earlier attempt; None if there was none, or it was deleted."""
+    if not id_file.is_file():
+        return None
+    name = id_file.read_bytes().decode(errors="replace")
+    if name.startswith("claim-") and name.removeprefix("claim-").isalnum():
+        return next(iter(store.find(claim=name, limit=1)), None)
+    try:
+        run = store.client.get_run(name)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        run = None
+    if run is None or run.info.lifecycle_stage != "active":
+        log.warning("%s names no run of %s: it is recorded as a new one", id_file, store.uri)
+        return None
+    return run

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import tensorflow as tf
+from tensorboard.compat.proto.event_pb2 import Event
 
 from graft.tracking.recorder import Recorder, Scalar, State
 
@@ -14,12 +15,14 @@ class TensorBoardRecorder(Recorder):
     """Writes loss and accuracy every few steps, and the metrics of every epoch.
 
     Training and validation are runs of their own with equal tags, so that TensorBoard draws both curves into
-    one chart. An attempt that goes on from a checkpoint writes another file beside the first.
+    one chart. An attempt that goes on from a checkpoint writes another file beside the first, of what that one lacks:
+    a point that is there twice would draw the curve back to it.
     """
 
     def __init__(self, directory: Path) -> None:
         folder = directory / "tensorboard"
-        self._writers = {name: tf.summary.create_file_writer(str(folder / name)) for name in ("train", "validation")}
+        self._there = {name: _points_in(folder / name) for name in ("train", "validation")}
+        self._writers = {name: tf.summary.create_file_writer(str(folder / name)) for name in self._there}
 
     def log_params(self, params: Mapping[str, Scalar]) -> None:
         return
@@ -32,15 +35,14 @@ class TensorBoardRecorder(Recorder):
             return
         for name, value in metrics.items():
             prefix, _, measure = name.partition("_")
-            is_measure = prefix in ("train", "val")
-            with self._writers["validation" if prefix == "val" else "train"].as_default():
-                tf.summary.scalar(f"epoch/{measure if is_measure else name}", value, step=step)
-        self._flush()
+            tag = measure if prefix in ("train", "val") else name
+            self._write("validation" if prefix == "val" else "train", f"epoch/{tag}", value, step)
+        for writer in self._writers.values():
+            writer.flush()
 
     def log_step(self, metrics: Mapping[str, float], *, step: int, epoch: int, of: int) -> None:
-        with self._writers["train"].as_default():
-            for name, value in metrics.items():
-                tf.summary.scalar(f"step/{name}", value, step=step)
+        for name, value in metrics.items():
+            self._write("train", f"step/{name}", value, step)
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         return
@@ -49,6 +51,21 @@ class TensorBoardRecorder(Recorder):
         for writer in self._writers.values():
             writer.close()
 
-    def _flush(self) -> None:
-        for writer in self._writers.values():
-            writer.flush()
+    def _write(self, run: str, tag: str, value: float, step: int) -> None:
+        if (tag, step) not in self._there[run]:
+            self._there[run].add((tag, step))
+            with self._writers[run].as_default():
+                tf.summary.scalar(tag, value, step=step)
+
+
+def _points_in(folder: Path) -> set[tuple[str, int]]:
+    """Tag and step of everything that earlier attempts wrote."""
+    points: set[tuple[str, int]] = set()
+    for file in folder.glob("events.*"):
+        try:
+            for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+                event = Event.FromString(record)
+                points |= {(value.tag, event.step) for value in event.summary.value}
+        except tf.errors.DataLossError:  # the process died while it wrote
+            continue
+    return points
