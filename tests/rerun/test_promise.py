@@ -18,7 +18,7 @@ from graft.paths import CHECKOUT
 
 pytestmark = pytest.mark.skipif(not LONG, reason="trains some fifty times, for half an hour; GRAFT_LONG=1 runs it")
 
-DIGITS = ["dataset.max_images=300", "dataset.image_size=48", "epochs=3"]
+DIGITS = ["dataset.max_images=120", "dataset.image_size=32", "epochs=2"]
 KINDS = {
     "frozen, cached, digits": [*DIGITS],
     "frozen, live, digits": [*DIGITS, "features=live"],
@@ -39,12 +39,12 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: Path, phot
     """Eleven runs of their own, each from a process of its own, and the tenth trial of a warm worker."""
     home = tmp_path_factory.mktemp("promise")
     stand_for = {
-        "PHOTOS": ["dataset=image_folder", f"dataset.path={photos}", "dataset.max_images=100", "dataset.image_size=96"],
+        "PHOTOS": ["dataset=image_folder", f"dataset.path={photos}", "dataset.max_images=60", "dataset.image_size=64"],
         "TINY": [f"backbone.url={tiny_backbone}"],
     }
     for kind, words in KINDS.items():
         overrides = [override for word in words for override in stand_for.get(word, [word])]
-        overrides += [] if "epochs=3" in overrides else ["epochs=3"]
+        overrides += [] if "epochs=2" in overrides else ["epochs=2"]
         done = run_command(["python", "train.py", *overrides], home)
         assert done.returncode == 0, (kind, done.stderr)
     ten = ["-m", "trainable=false,true", "dropout_rate=0,0.3", "head_width=16,64,128", *DIGITS]
