@@ -153,8 +153,8 @@ def test_digest_follows_what_decides_the_result_and_nothing_else(make_config: Ma
     assert make_config("seed=1").sha256() != digest
     for decisive in (
         "augment=flip",
-        
-        
+        "learning_rate_schedule=cosine",
+        "class_weights=balanced",
         "dataset.splits=resplit",
     ):
         assert make_config(decisive).sha256() != digest

@@ -201,6 +201,7 @@ WHERE_DATA_LIE = frozenset({"path", "data_dir", "download", "source"})
 """Keys of a data set that do not decide what is in it."""
 
 Augmentation = Literal["none", "flip", "standard"]
+LearningRateSchedule = Literal["constant", "cosine", "exponential"]
 
 
 class Config(_Group):
@@ -220,6 +221,8 @@ class Config(_Group):
     batch_size: PositiveInt
     epochs: PositiveInt
     patience: PositiveInt | None = Field(description="a whole number of epochs from 1, or null")
+    learning_rate_schedule: LearningRateSchedule = Field(description="constant, cosine or exponential")
+    class_weights: Literal["none", "balanced"] = Field(description="none or balanced")
     augment: Augmentation = Field(description="none, flip or standard")
     seed: int = Field(ge=0, lt=2**31, description="a whole number from 0 and below 2^31")
     init_head: Literal["random", "probe"] = Field(description="random or probe")

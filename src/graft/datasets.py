@@ -59,7 +59,11 @@ def summarise(images: ImageSet) -> Summary:
     from graft.runtime import stderr_set_aside
 
     with stderr_set_aside("TensorFlow was imported"):
+        import tensorflow as tf
+
         from graft.data import summary
+
+        tf.config.list_physical_devices()  # the rest of the messages comes with the first look for GPUs
 
     return summary.summarise(images)
 

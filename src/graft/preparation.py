@@ -140,6 +140,7 @@ def _trainer(config: Config, backbone: SavedBackbone, data: Data, features: Feat
             "optimizer",
             "trainable",
             "head_width",
+            "class_weights",
             "jit_compile",
             "mixed_precision",
             "deterministic",

@@ -27,6 +27,8 @@ with stderr_set_aside("TensorFlow was imported"):
     from tensorflow_datasets.core.read_only_builder import builder_from_files
     from tensorflow_datasets.core.registered import DatasetNotFoundError
 
+    tf.config.list_physical_devices()  # the rest of the messages comes with the first look for GPUs
+
 HEADER, FOOTER = 12, 4  # bytes around a record in a TFRecord file: its length and the checksums
 LINE = 300  # characters of an error of TFDS
 
