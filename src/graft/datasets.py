@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 GROUP = CHECKOUT / "conf" / "dataset"
 SHOWN = 20  # lines of one kind; --json has all
-IN_A_ROW, SIDE = 8, 96  # images of a class on the contact sheet, and their size in pixels
+IN_A_ROW, SIDE, ROWS = 8, 96, 100  # on the contact sheet: images of a class, their size in pixels, classes
 PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp")
 
 
@@ -113,7 +113,7 @@ def show(config: AnyDatasetConfig, summary: Summary, console: Console) -> None:
 
 
 def plot(images: ImageSet, file: str, title: str) -> Path:
-    """Writes a contact sheet: some images of each class, in a row each.
+    """Writes a contact sheet: some images of each of the first classes, in a row each.
 
     Raises:
         ConfigError: if the file cannot be written there.
@@ -123,7 +123,7 @@ def plot(images: ImageSet, file: str, title: str) -> Path:
     from graft.data.summary import samples
 
     path = anchored(file)
-    drawn = samples(images, IN_A_ROW, SIDE)
+    drawn = samples(images, ROWS, IN_A_ROW, SIDE)
     figure = Figure(figsize=(IN_A_ROW + 2, len(drawn) + 0.6), layout="constrained")
     axes = figure.subplots(len(drawn), IN_A_ROW, squeeze=False)
     for row, (name, pictures) in zip(axes, drawn.items(), strict=True):
@@ -132,7 +132,8 @@ def plot(images: ImageSet, file: str, title: str) -> Path:
             if cell < len(pictures):
                 axis.imshow(pictures[cell])
         row[0].set_title(name, loc="left", fontsize=8, parse_math=False)
-    figure.suptitle(title, parse_math=False)
+    more = len(images.class_names) - len(drawn)
+    figure.suptitle(f"{title}: the first {len(drawn)} classes, {more} more" if more else title, parse_math=False)
     partial = path.with_name(f".{path.name}.partial")
     try:
         figure.savefig(partial, dpi=SIDE, format=path.suffix[1:].lower())

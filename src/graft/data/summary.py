@@ -81,12 +81,15 @@ def summarise(images: ImageSet) -> Summary:
     )
 
 
-def samples(images: ImageSet, count: int, size: int) -> dict[str, list[npt.NDArray[np.uint8]]]:
-    """Up to `count` readable images of each class, uint8 [size, size, 3], drawn by their content alone."""
-    drawn: dict[str, list[npt.NDArray[np.uint8]]] = {name: [] for name in images.class_names}
+def samples(images: ImageSet, classes: int, count: int, size: int) -> dict[str, list[npt.NDArray[np.uint8]]]:
+    """Up to `count` readable images of each of the first `classes`, uint8 [size, size, 3].
+
+    Their content alone decides which.
+    """
+    drawn: dict[str, list[npt.NDArray[np.uint8]]] = {name: [] for name in images.class_names[:classes]}
     for row, label in enumerate(images.labels.tolist()):
-        of_class = drawn[images.class_names[label]]
-        if len(of_class) < count:
+        of_class = drawn.get(images.class_names[label])
+        if of_class is not None and len(of_class) < count:
             try:
                 of_class.append(decode(images.read(row), size))
             except UnreadableImage:
