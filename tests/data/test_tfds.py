@@ -250,6 +250,22 @@ def test_a_damaged_file_is_named(make_config: MakeConfig, broken: Path, damage: 
     assert str(file) in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json"])
+def test_a_damaged_description_is_told(make_config: MakeConfig, broken: Path, name: str) -> None:
+    os.truncate(record_file(broken).with_name(name), 200)
+    config = make_config("dataset=tfds", f"dataset.data_dir={broken}", "dataset.name=cats_and_dogs").dataset
+    with pytest.raises(ConfigError, match=f"what is prepared in {broken} cannot be opened"):
+        splits.choose(config)
+
+
+@pytest.mark.parametrize("name", ["cats_and_dogs/small", "cats_and_dogs:2.0.0"])
+def test_another_configuration_or_version_is_told_what_there_is(
+    make_config: MakeConfig, overrides: list[str], name: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"where there are cats_and_dogs/1\.0\.0; dataset\.download=true"):
+        splits.choose(make_config(*overrides, f"dataset.name='{name}'").dataset)
+
+
 def test_a_file_that_changes_after_it_was_indexed_is_noticed(make_config: MakeConfig, broken: Path) -> None:
     overrides = ["dataset=tfds", f"dataset.data_dir={broken}", "dataset.name=cats_and_dogs", "dataset.image_size=12"]
     config = make_config(*overrides)

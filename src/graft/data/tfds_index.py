@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import logging
 import os
 import shutil
 import sys
@@ -31,7 +33,6 @@ with stderr_set_aside("TensorFlow was imported"):
 
 HEADER, FOOTER = 12, 4  # bytes around a record in a TFRecord file: its length and the checksums
 LINE = 300  # characters of an error of TFDS
-BUFFER = 2**20  # bytes that are read at once
 
 
 def make(request: Request, folder: Path) -> None:
@@ -213,7 +214,10 @@ def _records_of(file: _RecordFile, key: str) -> Iterator[tuple[int, bytes]]:
     """The records of a file, each with the place where it starts. TensorFlow checks their checksums."""
     place, count = HEADER, 0
     try:
-        for record in tf.data.TFRecordDataset(str(file.path), buffer_size=BUFFER).as_numpy_iterator():
+        records = tf.data.TFRecordDataset(str(file.path)).as_numpy_iterator()
+        with stderr_set_aside("a file was opened", logging.DEBUG):  # TensorFlow tells the size of its buffer
+            first = list(itertools.islice(records, 1))
+        for record in itertools.chain(first, records):
             yield place, record
             place += len(record) + FOOTER + HEADER
             count += 1
