@@ -44,7 +44,7 @@ def photos(tmp_path: Path) -> Path:
 
 def open_images(photos: Path, size: int = 8) -> ImageStore:
     fractions = {"train_fraction": 0.5, "val_fraction": 0.25, "test_fraction": 0.25}
-    others = {"max_images": None, "image_size": size, "split_seed": 0, "on_corrupt": "error"}
+    others = {"max_images": None, "image_size": size, "splits": "auto", "split_seed": 0, "on_corrupt": "error"}
     config = ImageFolderConfig.model_validate({"name": "image_folder", "path": str(photos), **others, **fractions})
     return open_store(sources.load(config), size, on_corrupt="error")
 

@@ -19,6 +19,7 @@ MakeConfig = Callable[..., Config]
 def test_every_option_of_every_group_makes_a_configuration(make_config: MakeConfig, tmp_path: Path) -> None:
     needs = {
         ("dataset", "image_folder"): [f"dataset.path={tmp_path}"],
+        ("dataset", "tfds"): ["dataset.name=cifar10"],
         ("tracking", "server"): ["tracking.uri=http://127.0.0.1:5000"],
     }
     seen = 0
@@ -84,7 +85,10 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["features.mode=cache"], ["features.mode=cache: allowed is auto, cached or live"]),
     (["+foo=1"], ["foo=1: there is no such key"]),
     (["+dataset.imagesize=3"], ["dataset.imagesize=3: there is no such key; did you mean image_size?"]),
-    (["dataset.name=digit"], ["dataset.name=digit: allowed are digits, image_folder; did you mean digits?"]),
+    (
+        ["dataset.name=digit"],
+        ["dataset.name=digit: allowed are digits, image_folder, fashion_mnist, tfds; did you mean digits?"],
+    ),
     (["dataset.on_corrupt=skp"], ["dataset.on_corrupt=skp: allowed is error or skip"]),
     (
         ["dataset.train_fraction=0.7"],
@@ -147,8 +151,23 @@ def test_digest_follows_what_decides_the_result_and_nothing_else(make_config: Ma
     digest = make_config().sha256()
     assert make_config("tracking.experiment=other").sha256() == digest
     assert make_config("seed=1").sha256() != digest
-    assert make_config("augment=flip").sha256() != digest
+    for decisive in (
+        "augment=flip",
+        "learning_rate_schedule=cosine",
+        "class_weights=balanced",
+        "dataset.splits=resplit",
+    ):
+        assert make_config(decisive).sha256() != digest
     assert make_config("learning_rate=0.001").sha256() == digest  # the same as the default for frozen digits
+
+
+def test_where_the_data_lie_does_not_decide_the_result(make_config: MakeConfig, tmp_path: Path) -> None:
+    digest = make_config("dataset=tf_flowers").sha256()
+    assert (
+        make_config("dataset=tf_flowers", f"dataset.data_dir={tmp_path}", "dataset.download=false").sha256() == digest
+    )
+    assert make_config("dataset=tfds", "dataset.name=tf_flowers").sha256() == digest
+    assert make_config("dataset=tfds", "dataset.name=cifar10").sha256() != digest
 
 
 def test_features_are_stored_only_where_every_epoch_has_the_same(make_config: MakeConfig) -> None:

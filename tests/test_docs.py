@@ -1,4 +1,4 @@
-"""docs/sweeps.md says what is there: every option, and the YAML that it shows."""
+"""The pages in docs/ say what is there: every option, and the YAML that they show."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ def test_every_option_is_explained_and_no_other() -> None:
     ):
         options = {field.name for field in fields(conf) if not field.name.startswith("_")}
         assert named_in(section(title)) == options - apart
+
+
+def test_every_data_set_is_explained_and_no_other() -> None:
+    page = (CHECKOUT / "docs" / "datasets.md").read_text()
+    table = page.split("| `dataset=` |")[1].split("\n\n")[0]
+    assert named_in(table) == {file.stem for file in (CHECKOUT / "conf" / "dataset").glob("*.yaml")}
 
 
 def test_the_conditional_space_runs(tiny_backbone: Path, tmp_path: Path) -> None:

@@ -107,6 +107,40 @@ def doctor(
         raise typer.Exit(STATUS_FAILED)
 
 
+@app.command()
+def datasets(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME|PATH", help="An option of dataset=, a folder, or a name of TFDS; none lists them."
+        ),
+    ] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Folder of prepared data sets of TFDS.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Download what is not there.")] = False,
+    plot: Annotated[str | None, typer.Option(metavar="FILE", help="Write a contact sheet, such as sheet.png.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is in a data set: classes, counts, sizes, unreadable images and copies."""
+    from graft import datasets as found  # late: Hydra takes half a second
+
+    if target is None:
+        if plot is not None:
+            raise ConfigError(f"--plot={plot}: of which data set? graft datasets NAME|PATH --plot {plot}")
+        told = found.options()
+        print(json.dumps(told, indent=2)) if as_json else found.show_options(told, Console())
+        return
+    if plot is not None:
+        found.check_plot(plot)
+    config, images = found.find(target, data_dir, download=download)
+    summary = found.summarise(images)
+    if as_json:
+        print(json.dumps(found.as_json(config, summary), indent=2))
+    else:
+        found.show(config, summary, Console())
+    if plot is not None:
+        print(f"Contact sheet: {found.plot(images, plot, config.name)}", file=sys.stderr if as_json else sys.stdout)
+
+
 @cache_app.callback()
 def cache() -> None:
     """See and remove what is kept so that it is not made again: pixels, features, converted backbones.

@@ -75,6 +75,7 @@ class DatasetConfig(_Group):
     image_size: Pixels | None = Field(
         description="a whole number of pixels from 1 to 4096, or null for the backbone's input size"
     )
+    splits: Literal["auto", "resplit", "official"] = Field(description="auto, resplit or official")
     split_seed: int = Field(description="a whole number")
     train_fraction: Fraction
     val_fraction: Fraction
@@ -90,31 +91,51 @@ class DatasetConfig(_Group):
 
 
 class DigitsConfig(DatasetConfig):
+    source: Literal["digits"] = "digits"
     name: Literal["digits"]
+
+    @field_validator("splits")
+    @classmethod
+    def _comes_undivided(cls, value: str) -> str:
+        if value == "official":
+            raise ValueError("the digits come undivided; allowed is auto or resplit")
+        return value
 
 
 class ImageFolderConfig(DatasetConfig):
+    source: Literal["image_folder"] = "image_folder"
     name: Literal["image_folder"]
     path: str = Field(min_length=1, description="a folder with one sub-folder a class")
 
     @field_validator("path")
     @classmethod
     def _absolute(cls, value: str) -> str:
-        folder = anchored(value)
-        try:
-            found, is_folder = folder.exists(), folder.is_dir()
-        except OSError as error:  # such as a name that is too long
-            raise ValueError(f"this cannot be looked at: {error.strerror}") from None
-        if is_folder:
-            return str(folder.resolve())
-        if found:
-            raise ValueError(f"{folder} is a file; a folder with one sub-folder a class is wanted")
-        hint = f"there is no folder {folder.resolve()}"
-        if not Path(value).expanduser().is_absolute():
-            hint += f" (relative paths start at {CHECKOUT})"
-        if near := nearest(folder.name, _folders_in(folder.parent)):
-            hint += f"; did you mean {folder.resolve().parent / near}?"
-        raise ValueError(hint)
+        return _folder(value, "a folder with one sub-folder a class is wanted")
+
+
+class _PreparedByTfds(DatasetConfig):
+    data_dir: str | None = Field(
+        min_length=1, description="a folder of data sets that TFDS prepared, or null for TFDS's own folder"
+    )
+    download: bool = Field(description="true or false")
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        return None if value is None else _folder(value, "the folder of TFDS's data sets is wanted")
+
+
+class TfdsConfig(_PreparedByTfds):
+    source: Literal["tfds"]
+    name: str = Field(
+        pattern=r"^[A-Za-z]\w*(/[\w.\-]+)?(:\d+\.\d+\.\d+)?$",
+        description="the name of a data set of TFDS, such as cifar10, emnist/letters or mnist:3.0.1",
+    )
+
+
+class FashionMnistConfig(_PreparedByTfds):
+    source: Literal["fashion_mnist"] = "fashion_mnist"
+    name: Literal["fashion_mnist"]
 
 
 class AdamConfig(_Group):
@@ -175,15 +196,19 @@ class TrackingConfig(_Group):
         return None if value is None or "://" in value else str(home() / Path(value).expanduser())
 
 
-AnyDatasetConfig = DigitsConfig | ImageFolderConfig
+AnyDatasetConfig = DigitsConfig | ImageFolderConfig | FashionMnistConfig | TfdsConfig
+WHERE_DATA_LIE = frozenset({"path", "data_dir", "download", "source"})
+"""Keys of a data set that do not decide what is in it."""
+
 Augmentation = Literal["none", "flip", "standard"]
+LearningRateSchedule = Literal["constant", "cosine", "exponential"]
 
 
 class Config(_Group):
     """One training run, completely described. `learning_rate` is never null here."""
 
     backbone: BackboneConfig
-    dataset: AnyDatasetConfig = Field(discriminator="name")
+    dataset: AnyDatasetConfig = Field(discriminator="source")
     optimizer: AdamConfig | AdamWConfig | SgdConfig = Field(discriminator="name")
     default_learning_rates: DefaultLearningRates
     features: FeaturesConfig
@@ -196,12 +221,22 @@ class Config(_Group):
     batch_size: PositiveInt
     epochs: PositiveInt
     patience: PositiveInt | None = Field(description="a whole number of epochs from 1, or null")
+    learning_rate_schedule: LearningRateSchedule = Field(description="constant, cosine or exponential")
+    class_weights: Literal["none", "balanced"] = Field(description="none or balanced")
     augment: Augmentation = Field(description="none, flip or standard")
     seed: int = Field(ge=0, lt=2**31, description="a whole number from 0 and below 2^31")
     init_head: Literal["random", "probe"] = Field(description="random or probe")
     deterministic: bool = Field(description="true or false")
     mixed_precision: bool | Literal["auto"] = Field(description="auto, true or false")
     jit_compile: bool = Field(description="true or false")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _source_follows_name(cls, values: Any) -> Any:
+        dataset = values.get("dataset") if isinstance(values, dict) else None
+        if not isinstance(dataset, dict) or "source" in dataset or not isinstance(dataset.get("name"), str):
+            return values
+        return {**values, "dataset": {**dataset, "source": dataset["name"]}}
 
     @model_validator(mode="before")
     @classmethod
@@ -287,7 +322,8 @@ class Config(_Group):
         decisive["loop"] = self.loop.name
         if self.init_head == "probe":
             decisive["probe_learning_rate"] = self.default_learning_rates.frozen
-        decisive["dataset"].pop("path", None)  # the data's own digest stands for its content
+        for place in WHERE_DATA_LIE:  # the data's own digest stands for their content
+            decisive["dataset"].pop(place, None)
         decisive["backbone"].pop("name")
         decisive["features"].pop("memory_budget_mb")
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
@@ -323,6 +359,25 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Scalar]:
     for key, value in node.items():
         leaves |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return leaves
+
+
+def _folder(value: str, wanted: str) -> str:
+    """The folder that a user named, as an absolute path."""
+    folder = anchored(value)
+    try:
+        found, is_folder = folder.exists(), folder.is_dir()
+    except OSError as error:  # such as a name that is too long
+        raise ValueError(f"this cannot be looked at: {error.strerror}") from None
+    if is_folder:
+        return str(folder.resolve())
+    if found:
+        raise ValueError(f"{folder} is a file; {wanted}")
+    hint = f"there is no folder {folder.resolve()}"
+    if not Path(value).expanduser().is_absolute():
+        hint += f" (relative paths start at {CHECKOUT})"
+    if near := nearest(folder.name, _folders_in(folder.parent)):
+        hint += f"; did you mean {folder.resolve().parent / near}?"
+    raise ValueError(hint)
 
 
 def _folders_in(folder: Path) -> list[str]:

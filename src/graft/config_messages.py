@@ -26,7 +26,9 @@ def describe(problem: Any, root: Model) -> str:
         return describe_missing(key, root)
     if problem["type"] == "union_tag_invalid":
         tag, allowed = problem["ctx"]["tag"], problem["ctx"]["expected_tags"].replace("'", "")
-        return f"{key}.name={tag}: allowed are {allowed}{did_you_mean(tag, allowed.split(', '))}"
+        # A data set's source follows its name where it is left out.
+        tagged = "name" if isinstance(value, dict) and value.get("name") == tag else problem["ctx"]["discriminator"]
+        return f"{key}.{tagged.strip(chr(39))}={tag}: allowed are {allowed}{did_you_mean(tag, allowed.split(', '))}"
     if problem["type"] == "value_error":
         text = str(problem["ctx"]["error"])
         return f"{key}={value}: {text}" if field is not None else f"{key}: {text}" if key else text
@@ -61,8 +63,12 @@ def _field_of(location: tuple[int | str, ...], root: Model) -> tuple[str, FieldI
             continue
         if not groups or not isinstance(part, str):
             break
-        # Where no tag says which member of a union is meant, one that has such a key.
-        model = next((group for group in groups if part in group.model_fields), groups[0])
+        # Where no tag says which member of a union is meant, one that has such a key, and says what it is.
+        having = [group for group in groups if part in group.model_fields] or groups
+        model = next(
+            (group for group in having if part in group.model_fields and group.model_fields[part].description),
+            having[0],
+        )
         field = model.model_fields.get(part)
         keys.append(part)
         if field is None:
@@ -77,7 +83,7 @@ def _groups_of(annotation: object) -> list[Model]:
 
 
 def _tags_of(group: Model) -> tuple[str, ...]:
-    return get_args(group.model_fields["name"].annotation)
+    return get_args(group.model_fields["source" if "source" in group.model_fields else "name"].annotation)
 
 
 def _words_of(annotation: object) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from graft import backbones, runtime
-from graft.config import Config
+from graft.config import WHERE_DATA_LIE, Config
 from graft.data import splits
 from graft.errors import ConfigError
 from graft.paths import cache
@@ -93,7 +93,7 @@ def _found(config: Config) -> tuple[Data, SavedBackbone, Hashable]:
     runtime.set_up(config)
     from graft.data import pipeline
 
-    divided = config.dataset.model_dump_json(exclude={"path"})
+    divided = config.dataset.model_dump_json(exclude=set(WHERE_DATA_LIE))
     same_data = (str(cache()), images.sha256(), divided, config.image_size)
     data, _ = _data.get(same_data, lambda: pipeline.prepare(images, parts, config))
     return replace(data, augmentation=config.augment), backbones.resolve(config.backbone), same_data
@@ -149,7 +149,16 @@ def _trainer(config: Config, backbone: SavedBackbone, data: Data, features: Feat
         return _Warm(Trainer(model, config), pretrained, draws=backbones.draws(layer))
 
     traced = config.model_dump_json(
-        include={"backbone", "optimizer", "trainable", "head_width", "jit_compile", "mixed_precision", "deterministic"}
+        include={
+            "backbone",
+            "optimizer",
+            "trainable",
+            "head_width",
+            "class_weights",
+            "jit_compile",
+            "mixed_precision",
+            "deterministic",
+        }
     )
     same_steps = (traced, backbone.sha256, config.image_size, classes)
     store = _models if features is None else _heads

@@ -66,7 +66,7 @@ def test_hidden_files_and_folders_are_no_images(make_config: MakeConfig, tmp_pat
         ({"cat": 5}, r"one class only \(cat\)"),
         ({"cat": 5, "dog": 0, "eel": 0}, "no image in the class dog, eel"),
         ({"cat": 5, "dog": 2}, r"the class dog has 2 different image\(s\); the three splits need at least 3"),
-        ({"train": 4, "val": 4, "test": 4}, "the sub-folders are splits"),
+        ({"train": 4, "val": 4, "test": 4}, "test: there is no sub-folder; one sub-folder a class is wanted"),
     ],
 )
 def test_a_folder_that_cannot_be_trained_on_is_refused_with_the_reason(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from graft.config import Config, DigitsConfig
 from graft.data import splits
-from graft.data.sources import ImageSet
+from graft.data.image_set import ImageSet
 from graft.errors import ConfigError
 
 MakeConfig = Callable[..., Config]
@@ -22,6 +22,7 @@ def settings(**changes: object) -> DigitsConfig:
         "name": "digits",
         "max_images": None,
         "image_size": None,
+        "splits": "auto",
         "split_seed": 0,
         "train_fraction": 0.5,
         "val_fraction": 0.25,

@@ -186,7 +186,8 @@ def test_a_writer_that_is_killed_leaves_nothing_that_is_read(make_config: MakeCo
         "slow.count = 0\n"
         "store.decode = slow\n"
         f"config = ImageFolderConfig(name='image_folder', path={str(folder)!r}, max_images=None, image_size=8,\n"
-        "    split_seed=0, train_fraction=0.5, val_fraction=0.25, test_fraction=0.25, on_corrupt='error')\n"
+        "    splits='auto', split_seed=0, on_corrupt='error',\n"
+        "    train_fraction=0.5, val_fraction=0.25, test_fraction=0.25)\n"
         "store.open_store(splits.choose(config)[0], 8, on_corrupt='error')\n"
     )
     killed = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
+from sklearn.utils.class_weight import compute_sample_weight
 from tensorflow.python.framework import config as tf_config
 from tests.features.modules import Convolutions, save
-from tests.loop.laboratory import Laboratory, curve
+from tests.images import write_classes
+from tests.loop.laboratory import Laboratory, MakeConfig, curve
 
 from graft.data.pipeline import InMemory
 from graft.errors import ConfigError, FailedTrial
@@ -162,6 +165,62 @@ class WithSeededNoise(Convolutions):
 def traces(trainer: gradient_tape.Trainer) -> int:
     functions = (trainer.train_on_batch, trainer.evaluate_batch, trainer.train_on, trainer.evaluate_on)
     return sum(function.experimental_get_tracing_count() for function in functions)
+
+
+def test_the_learning_rate_follows_its_schedule(lab: Laboratory) -> None:
+    settings = ["epochs=4", "learning_rate=0.002"]
+    curves = {}
+    for schedule, wanted in {
+        "constant": [0.002] * 4,
+        "cosine": [0.002, 0.0017071, 0.001, 0.00029289],
+        "exponential": [0.002, 6.3246e-4, 2e-4, 6.3246e-5],
+    }.items():
+        result, _ = lab.run(*settings, f"learning_rate_schedule={schedule}", folder=schedule)
+        curves[schedule] = curve(result)
+        assert [epoch["learning_rate"] for epoch in result.history] == pytest.approx(wanted, rel=1e-4)
+    assert curves["cosine"][0] == curves["constant"][0]
+    assert curves["cosine"][1]["train_loss"] != curves["constant"][1]["train_loss"]
+
+
+@pytest.mark.parametrize("settings", [[], ["features.memory_budget_mb=0"], ["trainable=true", "optimizer=sgd"]])
+def test_a_schedule_goes_on_after_a_restart_and_in_a_warm_process(lab: Laboratory, settings: list[str]) -> None:
+    settings = [*settings, "learning_rate_schedule=cosine", "class_weights=balanced", "epochs=3", "dropout_rate=0.2"]
+    whole, _ = lab.run(*settings, folder="whole")
+    traced = traces(prepare(lab.config(*settings)).trainer)
+    answers = iter(["interrupted"])
+    lab.run(*settings, folder="cut", stop=lambda: next(answers))
+    lab.run(*settings, "learning_rate_schedule=exponential", "seed=2", folder="between")
+    resumed, _ = lab.run(*settings, folder="cut")
+    assert curve(resumed) == curve(whole)
+    assert traces(prepare(lab.config(*settings)).trainer) == traced
+
+
+def test_schedules_and_weights_give_the_same_in_one_call_and_step_after_step(lab: Laboratory) -> None:
+    settings = ["learning_rate_schedule=exponential", "class_weights=balanced"]
+    at_once, _ = lab.run(*settings, folder="at_once")
+    streamed, _ = lab.run(*settings, "features.memory_budget_mb=0", folder="streamed")
+    assert curve(at_once) == curve(streamed)
+
+
+def test_balanced_weights_are_those_of_scikit_learn_and_count_in_the_training_loss_alone(
+    lab: Laboratory, make_config: MakeConfig, tiny_backbone: Path, tmp_path: Path
+) -> None:
+    write_classes(tmp_path / "photos", {"cat": 40, "dog": 8}, size=16)
+    always = ["dataset=image_folder", f"dataset.path={tmp_path}/photos", f"backbone.url={tiny_backbone}"]
+    # Too small a rate to change anything: every loss is that of the same model.
+    always += ["dataset.image_size=16", "epochs=1", "learning_rate=1e-12", "batch_size=64"]
+    config = make_config(*always, "class_weights=balanced")
+    prepared = prepare(config)
+    labels = prepared.data.images.labels[prepared.data.splits.train]
+    weights = compute_sample_weight("balanced", labels)
+    assert {float(weight) for weight in weights} == {0.6, 3.0}
+    logits = prepared.model.predict(prepared.data.inputs.take(prepared.data.splits.train), verbose=0)
+    losses = tf_keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True).numpy()
+    balanced = run(config, MemoryRecorder(), tmp_path / "balanced").history[0]
+    plain = run(make_config(*always), MemoryRecorder(), tmp_path / "plain").history[0]
+    assert balanced["train_loss"] == pytest.approx(float((losses * weights).mean()), rel=1e-5)
+    assert plain["train_loss"] == pytest.approx(float(losses.mean()), rel=1e-5)
+    assert balanced["val_loss"] == plain["val_loss"]
 
 
 def test_fine_tuning_can_start_from_a_head_that_was_trained_on_the_frozen_backbone(lab: Laboratory) -> None:

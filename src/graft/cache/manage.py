@@ -24,7 +24,7 @@ from graft.cache import marks
 from graft.errors import ConfigError
 from graft.suggestions import did_you_mean
 
-KINDS = ("images", "features", "backbones", "engines")
+KINDS = ("images", "features", "backbones", "engines", "indexes")
 # What its makers put beside an entry under its name: unfinished work, and what was being removed.
 LEFTOVERS = (".partial", ".tmp", ".removed")
 ID_LENGTH = 8  # hexadecimal digits of its key, enough for millions of entries
@@ -172,6 +172,8 @@ def _about(kind: str, folder: Path) -> str:
             words = _images_in_words(folder, facts)
         case "features":
             words = _features_in_words(folder, facts)
+        case "indexes":
+            words = f"where the {facts.get('images', '?')} images of {facts.get('data_set', name)} lie"
         case "engines":
             size = f", images of {facts['image_size']} px" if "image_size" in facts else ""
             words = f"{facts.get('backbone', 'a backbone')} for {name}{size}"

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from graft.config import Augmentation, Config
 from graft.data import augment, splits
-from graft.data.sources import ImageSet
+from graft.data.image_set import ImageSet
 from graft.data.splits import Rows, Splits
 from graft.data.store import open_store
 

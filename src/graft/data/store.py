@@ -28,14 +28,15 @@ import tensorflow as tf
 
 from graft.cache import marks
 from graft.data import image_files
-from graft.data.sources import ImageSet
+from graft.data.decode import FORMATS_IN_WORDS, UnreadableImage, pixels_of
+from graft.data.image_set import Content, ImageSet, content_sha256
 from graft.digests import file_sha256
 from graft.errors import ConfigError, FatalError
 from graft.paths import cache
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # goes up when decoding or resizing gives other pixels
+VERSION = 3  # goes up when decoding or resizing gives other pixels
 LISTED = 20  # unreadable images named in one message
 AHEAD = 4  # images a core that are decoded before they can be written, or memory would grow with the data set
 
@@ -117,26 +118,26 @@ def open_store(images: ImageSet, size: int, *, on_corrupt: str) -> ImageStore:
             raise FatalError(f"The resized images cannot be stored in {folder}: {error.strerror or error}") from error
         file = PixelFile(folder / image_files.PIXELS)  # under the lock, as `graft cache rm` needs it too
         marks.touch(folder)
-    if index["unreadable"] and on_corrupt == "error":
-        raise ConfigError(_unreadable_message(images, index["unreadable"]))
-    readable = np.setdiff1d(np.arange(len(images)), index["unreadable"])
-    return ImageStore(images.take(readable), readable, file, tuple(images.names[row] for row in index["unreadable"]))
+    unreadable: list[tuple[int, str]] = index["unreadable"]
+    if unreadable and on_corrupt == "error":
+        raise ConfigError(_unreadable_message(images, unreadable))
+    readable = np.setdiff1d(np.arange(len(images)), [row for row, _ in unreadable])
+    return ImageStore(images.take(readable), readable, file, tuple(images.names[row] for row, _ in unreadable))
 
 
-def decode(content: bytes | Image, size: int) -> Image:
+def decode(content: Content, size: int) -> Image:
     """One image as uint8 [size, size, 3] RGB.
 
     Args:
-        content: An encoded JPEG, PNG, GIF (its first frame), BMP or WebP, or pixels [height, width, 1 or 3].
+        content: Encoded, or pixels [height, width, 1 or 3].
         size: Side in pixels.
 
     Raises:
-        tf.errors.InvalidArgumentError: if the content is no such image, or is cut off.
+        UnreadableImage: if the content is no image, or is cut off.
     """
-    pixels = tf.io.decode_image(content, channels=3, expand_animations=False) if isinstance(content, bytes) else content
     # Without antialiasing, as the backbones saw their images in pretraining: on real photos a frozen Lite0 is
     # right one time in a hundred more often (0.882 against 0.872, mean over six splits).
-    resized = tf.image.resize(pixels, (size, size), method="bilinear", antialias=False)
+    resized = tf.image.resize(pixels_of(content), (size, size), method="bilinear", antialias=False)
     rounded = tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
     return np.broadcast_to(rounded.numpy(), (size, size, 3))  # one grey channel becomes three equal ones
 
@@ -158,28 +159,28 @@ def _fill(folder: Path, images: ImageSet, size: int) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     partial.mkdir()
 
-    def read(row: int) -> Image | None:
+    def read(row: int) -> Image | str:
         try:
             content = images.read(row)
         except OSError as error:
             raise FatalError(f"{images.names[row]} cannot be read: {error.strerror}") from error
-        if isinstance(content, bytes) and hashlib.sha256(content).hexdigest() != images.digests[row]:
+        if content_sha256(content) != images.digests[row]:
             raise FatalError(
                 f"{images.names[row]} changed while it was being read; start again once the data set rests"
             )
         try:
             return decode(content, size)
-        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
-            return None
+        except UnreadableImage as error:
+            return str(error)
 
-    unreadable: list[int] = []
+    unreadable: list[tuple[int, str]] = []
     layout = {"descr": "|u1", "fortran_order": False, "shape": (len(images), size, size, 3)}
     with (partial / image_files.PIXELS).open("wb") as file:
         np.lib.format.write_array_header_1_0(file, layout)
         for row, image in enumerate(_side_by_side(read, len(images))):
-            if image is None:
-                unreadable.append(row)
-            file.write(bytes(size * size * 3) if image is None else image.tobytes())
+            if isinstance(image, str):
+                unreadable.append((row, image))
+            file.write(bytes(size * size * 3) if isinstance(image, str) else image.tobytes())
     index = {"unreadable": unreadable, "sha256": file_sha256(partial / image_files.PIXELS)}
     marks.describe(partial, classes=list(images.class_names))
     (partial / image_files.INDEX).write_text(json.dumps(index))
@@ -187,10 +188,10 @@ def _fill(folder: Path, images: ImageSet, size: int) -> dict[str, Any]:
     return index
 
 
-def _side_by_side(read: Callable[[int], Image | None], count: int) -> Iterator[Image | None]:
+def _side_by_side(read: Callable[[int], Image | str], count: int) -> Iterator[Image | str]:
     """What `read` gives for each row up to `count`, in order; a few rows ahead of the one that is asked for."""
     workers = os.cpu_count() or 1
-    ahead: deque[Future[Image | None]] = deque()
+    ahead: deque[Future[Image | str]] = deque()
     with ThreadPoolExecutor(max_workers=workers) as pool:  # decoding and resizing leave Python's lock
         for row in range(count):
             ahead.append(pool.submit(read, row))
@@ -200,10 +201,10 @@ def _side_by_side(read: Callable[[int], Image | None], count: int) -> Iterator[I
             yield ahead.popleft().result()
 
 
-def _unreadable_message(images: ImageSet, rows: list[int]) -> str:
-    named = "".join(f"\n  {images.names[row]}" for row in rows[:LISTED])
-    more = f"\n  and {len(rows) - LISTED} more" if len(rows) > LISTED else ""
+def _unreadable_message(images: ImageSet, unreadable: list[tuple[int, str]]) -> str:
+    named = "".join(f"\n  {images.names[row]}: {reason}" for row, reason in unreadable[:LISTED])
+    more = f"\n  and {len(unreadable) - LISTED} more" if len(unreadable) > LISTED else ""
     return (
-        f"dataset: {len(rows)} of {len(images)} images cannot be read; JPEG, PNG, GIF, BMP and WebP can:{named}{more}\n"
+        f"dataset: {len(unreadable)} of {len(images)} images cannot be read as {FORMATS_IN_WORDS}:{named}{more}\n"
         "Remove or mend them, or leave them out with dataset.on_corrupt=skip"
     )

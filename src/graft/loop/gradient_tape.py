@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 
@@ -18,7 +19,7 @@ from graft.data.pipeline import Data, InMemory
 from graft.data.splits import Rows
 from graft.errors import FailedTrial
 from graft.loop.checkpoints import Checkpoints
-from graft.loop.optimizers import make_optimizer, state_of
+from graft.loop.optimizers import learning_rate_of, make_optimizer, state_of
 from graft.loop.result import StopReason, StopSignal, TrainResult, best_epoch
 from graft.model import trained_part
 from graft.tracking.recorder import Recorder
@@ -34,7 +35,7 @@ class Trainer:
 
     Args:
         model: The data's inputs, images or features, to logits [batch, classes].
-        config: The optimiser, and whether XLA compiles the steps.
+        config: The optimiser, whether classes are weighted, and whether XLA compiles the steps.
     """
 
     def __init__(self, model: tf_keras.Model, config: Config) -> None:
@@ -44,6 +45,8 @@ class Trainer:
         self.optimizer.build(model.trainable_variables)
         self._unused_optimizer = [variable.numpy() for variable in state_of(self.optimizer)]
         self._loss_function = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        weighted = config.class_weights != "none"
+        self._class_weights = tf.Variable(tf.ones(model.output_shape[-1]), trainable=False) if weighted else None
         self._mean_loss = tf_keras.metrics.Mean()
         self._accuracy = tf_keras.metrics.SparseCategoricalAccuracy()
         compiled = functools.partial(tf.function, jit_compile=config.jit_compile)
@@ -61,7 +64,7 @@ class Trainer:
         """One training step; mean loss and accuracy since the last reset, this batch included."""
         with tf.GradientTape() as tape:
             logits = self.model(inputs, training=True)
-            loss = self._loss_function(labels, logits) + tf.add_n([0.0, *self.model.losses])
+            loss = self._loss_function(labels, logits, self._weights_of(labels)) + tf.add_n([0.0, *self.model.losses])
             minimised = self.optimizer.get_scaled_loss(loss) if self.half_precision else loss
         gradients = tape.gradient(minimised, self.model.trainable_variables)
         if self.half_precision:
@@ -74,6 +77,9 @@ class Trainer:
         logits = self.model(inputs, training=False)
         return self._count(self._loss_function(labels, logits), labels, logits)
 
+    def _weights_of(self, labels: tf.Tensor) -> tf.Tensor | None:
+        return None if self._class_weights is None else tf.gather(self._class_weights, labels)
+
     def _count(self, loss: tf.Tensor, labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         self._mean_loss.update_state(loss, sample_weight=tf.shape(labels)[0])  # the last batch may be smaller
         self._accuracy.update_state(labels, logits)
@@ -84,6 +90,16 @@ class Trainer:
         for variable, value in zip(state_of(self.optimizer), self._unused_optimizer, strict=True):
             variable.assign(value)
         self.optimizer.learning_rate = learning_rate
+
+    def weigh_classes(self, data: Data) -> None:
+        """Gives each class the weight n / (classes x n_c) of its n_c among the n training images, if any are wanted.
+
+        As scikit-learn's ``class_weight="balanced"``: every class has the same sum of weights, and their mean over the
+        training images is 1.
+        """
+        if self._class_weights is not None:
+            counts = np.bincount(data.images.labels[data.splits.train], minlength=len(data.class_names))
+            self._class_weights.assign((counts.sum() / (len(counts) * counts)).astype(np.float32))
 
     def reset_means(self) -> None:
         self._mean_loss.reset_state()
@@ -109,6 +125,7 @@ def fit(
     """
     runtime.set_precision(trainer.half_precision)
     trainer.reset_optimizer(config.learning_rate)
+    trainer.weigh_classes(data)
     checkpoints = Checkpoints(directory, trained_part(trainer.model, config), trainer.optimizer)
     history = checkpoints.restore_latest()
     for epoch, metrics in enumerate(history):
@@ -125,6 +142,7 @@ def fit(
         if config.patience and history and epoch - 1 - best_epoch(history) >= config.patience:
             break
         started = time.perf_counter()
+        trainer.optimizer.learning_rate = learning_rate_of(config, epoch)
         for step, train_loss, train_accuracy in _train(trainer, data, config, epoch):
             if step % config.loop.log_every == 0 or step == steps:
                 metrics = {"loss": _finite(train_loss, config), "accuracy": float(train_accuracy)}
