@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-from tests.conftest import run_command
+from tests.conftest import backbone_at, run_command
 
 from graft.interruption import Interruption
 from graft.paths import CHECKOUT
@@ -25,7 +25,7 @@ EPOCHS = 60
 @pytest.fixture
 def arguments(tiny_backbone: Path) -> list[str]:
     # Live, so that an epoch takes long enough to be interrupted in.
-    return ["+size=smoke", f"epochs={EPOCHS}", "features=live", "dropout_rate=0.3", f"backbone.url={tiny_backbone}"]
+    return ["+size=smoke", f"epochs={EPOCHS}", "features=live", "dropout_rate=0.3", *backbone_at(tiny_backbone)]
 
 
 def start(arguments: list[str], home: Path) -> subprocess.Popen[str]:
@@ -120,7 +120,7 @@ def test_an_error_without_an_interruption_stays_what_it_is() -> None:
 
 
 def test_a_folder_of_another_run_is_refused(home: Path, tiny_backbone: Path, tmp_path: Path) -> None:
-    small = ["+size=smoke", f"backbone.url={tiny_backbone}", f"hydra.run.dir={tmp_path}/run"]
+    small = ["+size=smoke", *backbone_at(tiny_backbone), f"hydra.run.dir={tmp_path}/run"]
     assert run_command(["python", "train.py", *small], home).returncode == 0
     done = run_command(["python", "train.py", *small, "head_width=7", "seed=5"], home)
     assert done.returncode == 2

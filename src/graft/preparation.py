@@ -51,15 +51,22 @@ class Prepared:
         return self.trainer.model
 
 
-def check(config: Config) -> None:
+def check(config: Config) -> Config:
     """What can be said against backbone and machine before TensorFlow is imported.
 
+    Returns:
+        `config` with what it leaves open about the images, as the module itself says it.
+
     Raises:
-        ConfigError: if the backbone is no usable one, or mixed precision is insisted on without a GPU.
+        ConfigError: if the backbone is no usable one, or does not say what is left open, or mixed precision is insisted
+            on without a GPU.
+        FatalError: if the backbone has to be downloaded and cannot be.
     """
-    backbones.check(config.backbone)
+    images = backbones.images_of(config.backbone, config.dataset.image_size)
     if config.mixed_precision is True and not visible_gpus():
         raise ConfigError(runtime.NO_TENSOR_CORES)
+    told = {"input_size": images.input_size, "value_range": images.value_range}
+    return config.model_copy(update={"backbone": config.backbone.model_copy(update=told)})
 
 
 def prepare(config: Config) -> Prepared:
@@ -69,8 +76,9 @@ def prepare(config: Config) -> Prepared:
 
     Raises:
         ConfigError: if the data set or the backbone cannot be used, or they do not fit each other.
+        FatalError: as `check`.
     """
-    check(config)
+    config = check(config)
     images, parts = splits.choose(config.dataset)
     runtime.set_up(config)
     from graft.data import pipeline
@@ -112,7 +120,7 @@ def _stored_features(
         features = extract(data, backbone, config)
         return features, in_memory(features, data.images.labels, config.features.memory_budget_mb)
 
-    same_features = (same_data, backbone.sha256, config.backbone.value_range, config.features.model_dump_json())
+    same_features = (same_data, backbone.sha256, config.value_range, config.features.model_dump_json())
     (features, inputs), kept = _features.get(same_features, read)
     backbones.check_width(config.backbone, features.width)  # where none was missing, no backbone was loaded
     return replace(features, extraction_seconds=0.0) if kept else features, inputs

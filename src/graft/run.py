@@ -25,7 +25,7 @@ from graft import provenance, trial
 from graft.config import Config, from_hydra
 from graft.errors import ConfigError, FailedTrial, Interrupted
 from graft.interruption import Interruption
-from graft.preparation import Prepared, prepare
+from graft.preparation import Prepared, check, prepare
 
 if TYPE_CHECKING:
     from graft.data.pipeline import Data
@@ -59,7 +59,7 @@ def _train(composed: DictConfig, stop_reason: StopSignal) -> float | dict[str, f
     started = time.perf_counter()
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
-    config = from_hydra(composed)
+    config = check(from_hydra(composed))
     _refuse_unusable_store(config)
     prepared = _prepare_in(directory, config)
     _claim(directory, config, prepared)
@@ -90,6 +90,7 @@ def run(config: Config, recorder: Recorder, directory: Path, stop_reason: StopSi
         ConfigError: as `prepare` does.
         FailedTrial: if the loss is no longer finite.
     """
+    config = check(config)
     return _fit(config, _prepare_in(directory, config), recorder, directory, stop_reason)
 
 

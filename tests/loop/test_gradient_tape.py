@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.python.framework import config as tf_config
+from tests.conftest import backbone_at
 from tests.features.modules import Convolutions, save
 
 from graft.config import Config
@@ -40,7 +41,7 @@ class Laboratory:
     def __init__(self, make_config: MakeConfig, backbone: Path, folder: Path) -> None:
         self._make_config = make_config
         self.folder = folder
-        self._always = (f"backbone.url={backbone}", "dataset.image_size=16", "dataset.max_images=400", "epochs=3")
+        self._always = (*backbone_at(backbone), "dataset.image_size=16", "dataset.max_images=400", "epochs=3")
 
     def run(
         self, *overrides: str, folder: str = "run", stop: Callable[[], StopReason | None] = lambda: None
@@ -166,7 +167,7 @@ def test_trials_that_differ_in_the_sampled_values_share_what_was_traced(lab: Lab
 
 def test_a_backbone_with_random_numbers_of_its_own_starts_anew_with_every_trial(lab: Laboratory) -> None:
     module = save(WithSeededNoise(), lab.folder / "noisy")
-    settings = [f"backbone.url={module}", "features=live", "epochs=2"]
+    settings = [*backbone_at(module), "features=live", "epochs=2"]
     first, _ = lab.run(*settings, folder="first")
     second, _ = lab.run(*settings, folder="second")
     assert curve(first) == curve(second)

@@ -67,7 +67,7 @@ def extract(data: Data, backbone: SavedBackbone, config: Config) -> Features:
         f"backbone {backbone.sha256}",
         f"decoding {image_store.VERSION}",
         f"size {config.image_size}",
-        f"range {config.backbone.value_range}",
+        f"range {config.value_range}",
     )
     keys = {engine: store.store_key(*decisive, f"{engine} float32") for engine in ENGINES}
     lock = store.folder_of(store.store_key(*decisive)).with_suffix(".lock")
