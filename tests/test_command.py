@@ -74,5 +74,10 @@ def test_neither_tensorflow_nor_mlflow_is_imported_before_a_configuration_is_acc
 def test_help_lists_the_groups_and_the_keys(train: Command) -> None:
     done = train("--help")
     assert done.returncode == 0
-    for text in ("backbone: efficientnet_lite0", "experiments: dropout", "trainable: false", "python train.py -m"):
+    for text in (
+        "backbone: custom, efficientnet_lite0",
+        "experiments: dropout",
+        "trainable: false",
+        "python train.py -m",
+    ):
         assert text in done.stdout

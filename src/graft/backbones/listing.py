@@ -75,7 +75,6 @@ def show(listed: Sequence[Option], console: Console) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("cached", no_wrap=True)
     table.add_column("SHA-256", no_wrap=True)
-    table.add_column("from", overflow="fold")
     for option in listed:
         numbers = (option.input_size, option.feature_width, option.parameters)
         table.add_row(
@@ -83,9 +82,11 @@ def show(listed: Sequence[Option], console: Console) -> None:
             *("" if number is None else f"{number:,}" for number in numbers),
             "yes" if option.cached else "no",
             (option.sha256 or "")[:SHOWN_DIGITS],
-            option.url,
         )
     console.print(table)
+    # Not in the table, where a narrow terminal would leave nothing of them.
+    for option in listed:
+        say(f"{option.name}: {option.url}")
     say("Any other: backbone.url= a TF Hub or Kaggle handle, the address or path of a .tar.gz, or a folder.")
     say("What is not cached is downloaded or converted when it is first used; only then some of its numbers are known.")
 
