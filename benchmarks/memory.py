@@ -88,7 +88,7 @@ def measure(case: Path) -> dict[str, float]:
     """MB before and at the peak, and the seconds that the work took; what is there already is read."""
     import photos
 
-    from graft import backbones, runtime
+    from graft import backbones, preparation, runtime
     from graft.config import from_hydra
     from graft.data import splits
 
@@ -96,9 +96,9 @@ def measure(case: Path) -> dict[str, float]:
     composed.dataset.image_size = SIZE
     composed.backbone.url = str(case.parent / "backbone")
     composed.backbone.name = "small"
-    composed.backbone.feature_width = composed.backbone.sha256 = None
+    composed.backbone.value_range = [0.0, 1.0]
     composed.features.engine = "tensorflow"
-    config = from_hydra(composed)
+    config = preparation.check(from_hydra(composed))
     runtime.set_up(config)
     from graft.data import pipeline
     from graft.features.extract import extract

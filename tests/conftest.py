@@ -41,6 +41,11 @@ def run_command(
     return subprocess.run(list(arguments), cwd=cwd, env=env, capture_output=True, text=True, timeout=500, check=False)
 
 
+def backbone_at(folder: Path) -> list[str]:
+    """Overrides that choose the SavedModel in `folder`, which takes pixels from 0 to 1 as all of the tests' do."""
+    return [f"backbone.url={folder}", "backbone.value_range=[0,1]"]
+
+
 @pytest.fixture
 def train(home: Path) -> Command:
     """`python train.py …` in the checkout, with its records in the test's home."""

@@ -28,9 +28,11 @@ WRONG = {
     "-m epochs=0,-1 dropout_rate=0,2": ["epochs=0", "epochs=-1", "dropout_rate=2"],
     "-m experiments=dropuot": ["experiments=dropuot: allowed are", "did you mean dropout?"],
     "backbone.url=package:efficientnet_lite7": ["backbone.url=package:efficientnet_lite7", "efficientnet_lite0"],
-    "backbone=null": ["backbone=null: allowed are efficientnet_lite0"],
+    "backbone=null": ["backbone=null: allowed are custom, efficientnet_lite0, "],
     "size=smoke": ["size=smoke: there is no such key; did you mean +size=smoke?"],
     "backbone.url=/nowhere": ["backbone.url=/nowhere"],
+    "backbone=custom": ["backbone.url is not set", "a TF Hub or Kaggle handle"],
+    "backbone=inception_v3 backbone.url=gs://bucket/m": ["backbone.url=gs://bucket/m", "http and https only"],
 }
 
 
@@ -72,5 +74,10 @@ def test_neither_tensorflow_nor_mlflow_is_imported_before_a_configuration_is_acc
 def test_help_lists_the_groups_and_the_keys(train: Command) -> None:
     done = train("--help")
     assert done.returncode == 0
-    for text in ("backbone: efficientnet_lite0", "experiments: dropout", "trainable: false", "python train.py -m"):
+    for text in (
+        "backbone: custom, efficientnet_lite0",
+        "experiments: dropout",
+        "trainable: false",
+        "python train.py -m",
+    ):
         assert text in done.stdout

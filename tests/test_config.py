@@ -18,6 +18,7 @@ MakeConfig = Callable[..., Config]
 
 def test_every_option_of_every_group_makes_a_configuration(make_config: MakeConfig, tmp_path: Path) -> None:
     needs = {
+        ("backbone", "custom"): ["backbone.url=/models/mine"],
         ("dataset", "image_folder"): [f"dataset.path={tmp_path}"],
         ("dataset", "tfds"): ["dataset.name=cifar10"],
         ("tracking", "server"): ["tracking.uri=http://127.0.0.1:5000"],
@@ -99,7 +100,7 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["optimizer=sgd", "optimizer.momentum=3"], ["optimizer.momentum=3: allowed is a number from 0 and below 1"]),
     (["+optimizer.momentum=0.9"], ["optimizer.momentum=0.9: there is no such key"]),
     (["head=linear", "dropout_rate=0.2"], ["dropout_rate=0.2", "head_width=0"]),
-    (["backbone.sha256=abc"], ["backbone.sha256=abc: allowed is 64 hexadecimal digits, or null"]),
+    (["backbone.sha256=abc"], ["backbone.sha256=abc: allowed is 64 hexadecimal digits, auto, or null"]),
     (["backbone.value_range=[1,0]"], ["backbone.value_range=[1, 0]: two finite numbers are wanted, the lower first"]),
     (["backbone.batch_norm_momentum=1"], ["backbone.batch_norm_momentum=1: allowed is a number between 0 and 1"]),
     (["tracking=server"], ["tracking.uri is not set"]),
@@ -108,6 +109,9 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["dataset.image_size=100000"], ["dataset.image_size=100000: allowed is a whole number of pixels from 1 to 4096"]),
     (["head_width=100000000000"], ["head_width=100000000000: allowed is a whole number from 0 to 65536"]),
     (["backbone.value_range=[0,inf]"], ["two finite numbers"]),
+    (["backbone.input_size=0"], ["backbone.input_size=0: allowed is a whole number of pixels from 1 to 4096, or auto"]),
+    (["backbone.input_size=atuo"], ["backbone.input_size=atuo: allowed is a whole number of pixels from 1 to 4096"]),
+    (["+backbone.known.width=3"], ["known=", "feature_width"]),
     (["learning_rate=${foo}"], ["learning_rate: Interpolation key 'foo' not found"]),
 ]
 
@@ -120,6 +124,36 @@ def test_wrong_values_are_named_with_what_is_allowed(
         make_config(*overrides)
     for text in texts:
         assert text in str(caught.value)
+
+
+def test_numbers_of_a_group_hold_for_its_own_url_alone(make_config: MakeConfig) -> None:
+    own = make_config("backbone=mobilenet_v2").backbone
+    assert (own.name, own.input_size, own.value_range, own.feature_width) == ("mobilenet_v2", 224, (0.0, 1.0), 1280)
+    other = make_config("backbone=mobilenet_v2", "backbone.url=/models/mine").backbone
+    assert other.name == "mine"
+    assert (other.input_size, other.value_range, other.feature_width, other.batch_norm_momentum) == (None,) * 4
+    given = make_config("backbone.url=/models/mine", "backbone.input_size=96", "backbone.value_range=[-1,1]").backbone
+    assert (given.input_size, given.value_range) == (96, (-1.0, 1.0))
+    assert make_config("backbone.batch_norm_momentum=null").backbone.batch_norm_momentum is None
+    assert make_config("backbone=mobilenet_v2", "backbone.input_size=128").backbone.input_size == 128
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("package:efficientnet_lite0", "efficientnet_lite0"),
+        ("https://tfhub.dev/google/tf2-preview/inception_v3/feature_vector/4", "inception_v3"),
+        ("https://www.kaggle.com/models/google/inception-v3/TensorFlow2/feature-vector/2", "inception-v3"),
+        ("kaggle:google/mobilenet-v2/tensorFlow2/100-224-feature-vector/2", "100-224-feature-vector"),
+        ("https://host/models/mine.tar.gz?version=3", "mine"),
+        ("/models/mine.tgz", "mine"),
+        ("/models/mine/", "mine"),
+        ("/models/7", "models"),
+        ("/", "/"),
+    ],
+)
+def test_a_backbone_is_called_by_what_tells_most_of_its_url(make_config: MakeConfig, url: str, name: str) -> None:
+    assert make_config(f"backbone.url='{url}'").backbone.name == name
 
 
 def test_a_folder_with_a_similar_name_is_suggested(make_config: MakeConfig, tmp_path: Path) -> None:

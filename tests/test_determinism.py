@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.conftest import run_command
+from tests.conftest import backbone_at, run_command
 
 from graft.config import Config
 from graft.loop.result import History, TrainResult
@@ -26,7 +26,7 @@ KINDS = [
 
 @pytest.fixture(scope="module")
 def small(tiny_backbone: Path) -> list[str]:
-    return ["+size=smoke", f"backbone.url={tiny_backbone}"]
+    return ["+size=smoke", *backbone_at(tiny_backbone)]
 
 
 @pytest.fixture(scope="module")

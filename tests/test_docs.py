@@ -1,4 +1,4 @@
-"""The pages in docs/ say what is there: every option, and the YAML that they show."""
+"""The documents say what is there: every option, every backbone, and the YAML that they show."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from tests.conftest import run_command
+from tests.conftest import backbone_at, run_command
 
+from graft.backbones import listing
 from graft.paths import CHECKOUT
 from hydra_plugins.graft.config import GraftLauncherConf, GraftSweeperConf
 
@@ -43,8 +44,30 @@ def test_the_conditional_space_runs(tiny_backbone: Path, tmp_path: Path) -> None
     assert example is not None
     (tmp_path / "conf" / "mine").mkdir(parents=True)
     (tmp_path / "conf" / "mine" / "example.yaml").write_text("# @package _global_\n" + example.group(1))
-    small = ["+size=smoke", "epochs=1", f"backbone.url={tiny_backbone}", "hydra.sweeper.n_trials=2"]
+    small = ["+size=smoke", "epochs=1", *backbone_at(tiny_backbone), "hydra.sweeper.n_trials=2"]
     command = ["python", "train.py", "--config-dir", str(tmp_path / "conf"), "+mine=example", *small]
     done = run_command(command, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 trials" in done.stdout
+
+
+BACKBONES = (CHECKOUT / "docs" / "backbones.md").read_text()
+
+
+def test_every_backbone_is_in_its_table_with_its_numbers() -> None:
+    rows = [line.split("|")[1:-1] for line in BACKBONES.split("\n## ")[0].splitlines() if line.startswith("| `")]
+    listed = {
+        name: (int(pixels), int(features.replace(",", "")))
+        for names, _, pixels, features in rows
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    assert listed == {option.name: (option.input_size, option.feature_width) for option in listing.options()}
+
+
+def test_the_backbone_of_the_example_is_one(tmp_path: Path) -> None:
+    example = re.search(r"```yaml\n# conf/backbone/mine.yaml\n(.*?)```", BACKBONES, re.DOTALL)
+    assert example is not None
+    (tmp_path / "mine.yaml").write_text(example.group(1))
+    (tmp_path / "custom.yaml").write_text((CHECKOUT / "conf" / "backbone" / "custom.yaml").read_text())
+    (mine,) = listing.options(tmp_path)
+    assert (mine.url, mine.input_size, mine.value_range) == ("/models/mine.tar.gz", 224, (-1.0, 1.0))

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.conftest import run_command
+from tests.conftest import backbone_at, run_command
 
 from graft.paths import CHECKOUT
 
@@ -35,7 +35,7 @@ def all_in_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_its_smoke_form_runs(name: str, tiny_backbone: Path, all_in_one: Path) -> None:
-    small = ["+size=smoke", "dataset.image_size=8", "epochs=1", f"backbone.url={tiny_backbone}"]
+    small = ["+size=smoke", "dataset.image_size=8", "epochs=1", *backbone_at(tiny_backbone)]
     done = run_command(["python", "train.py", f"experiments={name}", *small], all_in_one)
     assert done.returncode == 0, done.stdout + done.stderr
     seen = json.loads(run_command(["graft", "compare", "--json"], all_in_one).stdout)
@@ -43,7 +43,7 @@ def test_its_smoke_form_runs(name: str, tiny_backbone: Path, all_in_one: Path) -
 
 
 def test_one_run_can_be_made_of_an_experiment(tiny_backbone: Path, all_in_one: Path) -> None:
-    small = ["+size=smoke", f"backbone.url={tiny_backbone}"]
+    small = ["+size=smoke", *backbone_at(tiny_backbone)]
     done = run_command(["python", "train.py", "experiments=dropout", "hydra.mode=RUN", *small], all_in_one)
     assert done.returncode == 0, done.stderr
     assert "epoch 2/2" in done.stdout

@@ -21,7 +21,7 @@ import pytest
 import tensorflow as tf
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-from tests.conftest import run_command
+from tests.conftest import backbone_at, run_command
 from tests.processes import Blow, Training
 from tests.sweep.apps import LONG
 
@@ -112,7 +112,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: Path) -> Labora
     """One home for all of them: making MLflow's tables takes longer than a training."""
     always = ("+size=smoke", "trainable=true", "dropout_rate=0.3", "augment=standard", "learning_rate=0.003")
     home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("runs")
-    return Laboratory(home, folder, (*always, "epochs=6", f"backbone.url={tiny_backbone}"))
+    return Laboratory(home, folder, (*always, "epochs=6", *backbone_at(tiny_backbone)))
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ BLOWS = [
     Blow(RECORDED, 4, after=True, signal=signal.SIGINT),
     Blow("graft.loop.checkpoints:Checkpoints.save", 1),  # trained, not saved
     Blow("graft.loop.checkpoints:Checkpoints.keep_best_only", after=True),  # no test yet
-    Blow("graft.run:_leave_behind", after=True),  # artifacts, and no result
+    Blow("graft.run:leave_behind", after=True),  # artifacts, and no result
     Blow("mlflow.tracking:MlflowClient.set_terminated"),  # everything but the status
 ]
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 import yaml
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-from tests.conftest import run_command
+from tests.conftest import backbone_at, run_command
 
 from graft.config import Config
 from graft.model import trained_part
@@ -67,7 +67,7 @@ class Sweep:
 
 @pytest.fixture(scope="module")
 def small(tiny_backbone: Path) -> list[str]:
-    return [*SMALL, f"backbone.url={tiny_backbone}"]
+    return [*SMALL, *backbone_at(tiny_backbone)]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-from tests.conftest import run_command
+from tests.conftest import backbone_at, run_command
 from tests.images import write_classes
 
 from graft.config import Config
@@ -39,7 +39,7 @@ def readme_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def small(tiny_backbone: Path) -> list[str]:
-    return ["+size=smoke", "dataset.image_size=8", "epochs=1", f"backbone.url={tiny_backbone}"]
+    return ["+size=smoke", "dataset.image_size=8", "epochs=1", *backbone_at(tiny_backbone)]
 
 
 def test_there_are_commands() -> None:

@@ -11,6 +11,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
+from graft.backbones import listing
 from graft.cache import manage, sizes, tables
 from graft.config import TrackingConfig
 from graft.errors import STATUS_DIVERGED_RERUN, STATUS_FAILED, STATUS_INTERRUPTED, ConfigError, GraftError
@@ -141,11 +142,21 @@ def datasets(
         print(f"Contact sheet: {found.plot(images, plot, config.name)}", file=sys.stderr if as_json else sys.stdout)
 
 
+@app.command()
+def backbones(as_json: AsJson = False) -> None:
+    """List the backbones that have a name, what is known of each, and whether it is on this machine."""
+    listed = listing.options()
+    if as_json:
+        print(json.dumps(listing.as_json(listed), indent=2))
+    else:
+        listing.show(listed, Console())
+
+
 @cache_app.callback()
 def cache() -> None:
-    """See and remove what is kept so that it is not made again: pixels, features, converted backbones.
+    """See and remove what is kept so that it is not made again: pixels, features, backbones.
 
-    Nothing is lost with any of it but the time to make it again.
+    Nothing is lost with any of it but the time to make it, or to download it, again.
     """
 
 

@@ -74,7 +74,7 @@ def build_model(backbone: tf_keras.layers.Layer, config: Config, *, classes: int
     """Backbone and head: uint8 images [batch, size, size, 3] in, logits [batch, classes] out.
 
     Args:
-        backbone: A hub layer, frozen or trainable, from images in `backbone.value_range` to [batch, width].
+        backbone: A hub layer, frozen or trainable, from images in `config.value_range` to [batch, width].
         config: As for `build_head`, and the image size.
         classes: Number of classes.
     """
@@ -111,8 +111,8 @@ def trained_part(model: tf_keras.Model, config: Config) -> tf_keras.Model:
 
 
 def scale_pixels(pixels: tf.Tensor, config: Config) -> tf.Tensor:
-    """uint8 pixels of any shape as float32 in `backbone.value_range`."""
-    low, high = config.backbone.value_range
+    """uint8 pixels of any shape as float32 in `config.value_range`."""
+    low, high = config.value_range
     return tf.cast(pixels, tf.float32) * ((high - low) / 255) + low
 
 

@@ -51,15 +51,22 @@ class Prepared:
         return self.trainer.model
 
 
-def check(config: Config) -> None:
+def check(config: Config) -> Config:
     """What can be said against backbone and machine before TensorFlow is imported.
 
+    Returns:
+        `config` with what it leaves open about the images, as the module itself says it.
+
     Raises:
-        ConfigError: if the backbone is no usable one, or mixed precision is insisted on without a GPU.
+        ConfigError: if the backbone is no usable one, or does not say what is left open, or mixed precision is insisted
+            on without a GPU.
+        FatalError: if the backbone has to be downloaded and cannot be.
     """
-    backbones.check(config.backbone)
+    images = backbones.images_of(config.backbone, config.dataset.image_size)
     if config.mixed_precision is True and not visible_gpus():
         raise ConfigError(runtime.NO_TENSOR_CORES)
+    told = {"input_size": images.input_size, "value_range": images.value_range}
+    return config.model_copy(update={"backbone": config.backbone.model_copy(update=told)})
 
 
 def prepare(config: Config) -> Prepared:
@@ -67,8 +74,10 @@ def prepare(config: Config) -> Prepared:
 
     Raises:
         ConfigError: if the data set or the backbone cannot be used, or they do not fit each other.
+        FatalError: as `check`.
     """
-    data, backbone, same_data = _found(config)
+    config = check(config)
+    data, backbone, same_data = _find(config)
     if not config.cached_features:
         return Prepared(data, backbone, _trainer(config, backbone, data))
     features, inputs = _stored_features(config, backbone, data, same_data)
@@ -82,13 +91,12 @@ def find(config: Config) -> tuple[Data, SavedBackbone]:
     Raises:
         ConfigError: if one of them cannot be used.
     """
-    data, backbone, _ = _found(config)
+    data, backbone, _ = _find(check(config))
     return data, backbone
 
 
-def _found(config: Config) -> tuple[Data, SavedBackbone, Hashable]:
+def _find(config: Config) -> tuple[Data, SavedBackbone, Hashable]:
     """TensorFlow is imported only once the configuration and the data set are known to be usable."""
-    check(config)
     images, parts = splits.choose(config.dataset)
     runtime.set_up(config)
     from graft.data import pipeline
@@ -125,7 +133,7 @@ def _stored_features(
         features = extract(data, backbone, config)
         return features, in_memory(features, data.images.labels, config.features.memory_budget_mb)
 
-    settings = (config.backbone.value_range, config.features.model_dump_json())
+    settings = (config.value_range, config.features.model_dump_json())
     same_features = (same_data, backbone.sha256, *settings, str(store.root()))
     (features, inputs), kept = _features.get(same_features, read)
     backbones.check_width(config.backbone, features.width)  # where none was missing, no backbone was loaded

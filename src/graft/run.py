@@ -23,7 +23,7 @@ from graft.again import rerun_command
 from graft.config import Config, from_hydra
 from graft.errors import ConfigError
 from graft.interruption import Interruption
-from graft.preparation import Prepared, prepare
+from graft.preparation import Prepared, check, prepare
 from graft.recording import Occasion, leave_behind, recorded
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _train(composed: DictConfig, stop_reason: StopSignal) -> float | dict[str, f
     started = time.perf_counter()
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
-    config = from_hydra(composed)
+    config = check(from_hydra(composed))
     _refuse_unusable_store(config)
     prepared = prepare(config)
     _claim(directory, config, prepared)
@@ -118,6 +118,7 @@ def run(config: Config, recorder: Recorder, directory: Path, stop_reason: StopSi
         ConfigError: as `prepare` does.
         FailedTrial: if the loss is no longer finite.
     """
+    config = check(config)
     return _fit(config, prepare(config), recorder, directory, stop_reason)
 
 

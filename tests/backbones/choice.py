@@ -10,8 +10,8 @@ LITE0 = "package:efficientnet_lite0"
 @dataclass(frozen=True)
 class Choice:
     url: str
-    input_size: int = 64
-    value_range: tuple[float, float] = (0.0, 1.0)
+    input_size: int | None = 64
+    value_range: tuple[float, float] | None = (0.0, 1.0)
     feature_width: int | None = None
     sha256: str | None = None
     batch_norm_momentum: float | None = None

@@ -28,7 +28,7 @@ def weights() -> Weights:
 
 @pytest.fixture(scope="module")
 def network(weights: Weights) -> efficientnet_lite.EfficientNetLite:
-    return efficientnet_lite.lite0(weights)
+    return efficientnet_lite.build("efficientnet_lite0", weights)
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +40,15 @@ def noise(size: int, batch: int = 4) -> NDArray[np.float32]:
     return np.random.default_rng(0).random((batch, size, size, 3), np.float32)
 
 
-def photo(name: str) -> tf.Tensor:
-    """The photo's central square, resized to 224 pixels (bicubic, without antialiasing); float32 from 0 to 1."""
+def photo(name: str, size: int = 224) -> tf.Tensor:
+    """The photo's central square, resized to `size` pixels (bicubic, without antialiasing); float32 from 0 to 1."""
     photos = load_sample_images()
     pixels = next(image for file, image in zip(photos.filenames, photos.images, strict=True) if file.endswith(name))
     height, width, _ = pixels.shape
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     square = pixels[top : top + side, left : left + side] / np.float32(255)
-    return tf.clip_by_value(tf.image.resize(square, (224, 224), "bicubic"), 0, 1)[tf.newaxis]
+    return tf.clip_by_value(tf.image.resize(square, (size, size), "bicubic"), 0, 1)[tf.newaxis]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,28 @@ def test_knows_what_the_photos_show(
     probabilities = tf.nn.softmax(logits).numpy()[0]
     assert probabilities.argmax() == imagenet_class
     assert probabilities[imagenet_class] == pytest.approx(probability, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "parameters", "known"),
+    [
+        ("efficientnet_lite1", 240, 4_189_344, [("china.jpg", 698, 0.589), ("flower.jpg", 985, 0.027)]),
+        # The flower is a dahlia, which is no class of ImageNet: Lite2 takes it for a honeycomb.
+        ("efficientnet_lite2", 260, 4_869_168, [("china.jpg", 698, 0.286), ("flower.jpg", 599, 0.334)]),
+    ],
+)
+def test_the_larger_ones_know_it_too(
+    name: str, size: int, parameters: int, known: list[tuple[str, int, float]]
+) -> None:
+    weights = torch_weights.parse(package.find(name).read_bytes())
+    network = efficientnet_lite.build(name, weights)
+    assert sum(variable.shape.num_elements() for variable in network.variables) == parameters
+    assert package.parameters(name) == parameters
+    for file, imagenet_class, probability in known:
+        logits = network(photo(file, size)).numpy() @ weights["_fc.weight"].T + weights["_fc.bias"]
+        probabilities = tf.nn.softmax(logits).numpy()[0]
+        assert probabilities.argmax() == imagenet_class
+        assert probabilities[imagenet_class] == pytest.approx(probability, abs=0.01)
 
 
 @pytest.mark.parametrize("size", [32, 65, 224])
@@ -164,17 +186,17 @@ def test_training_is_deterministic_and_learns(lite0: SavedBackbone) -> None:
 def test_a_missing_weight_is_named(weights: Weights) -> None:
     left = {name: weight for name, weight in weights.items() if name != "_blocks.3._bn1.bias"}
     with pytest.raises(ValueError, match=r"no _blocks\.3\._bn1\.bias"):
-        efficientnet_lite.lite0(left)
+        efficientnet_lite.build("efficientnet_lite0", left)
 
 
 def test_a_weight_of_another_shape_is_named(weights: Weights) -> None:
     with pytest.raises(ValueError, match=r"_bn1\.weight should be float32 \(1280,\), it is float32 \(7,\)"):
-        efficientnet_lite.lite0({**weights, "_bn1.weight": np.zeros(7, np.float32)})
+        efficientnet_lite.build("efficientnet_lite0", {**weights, "_bn1.weight": np.zeros(7, np.float32)})
 
 
 def test_a_weight_without_a_place_is_named(weights: Weights) -> None:
     with pytest.raises(ValueError, match=r"no place for the weights _blocks\.16\._bn0\.bias"):
-        efficientnet_lite.lite0({**weights, "_blocks.16._bn0.bias": np.zeros(7, np.float32)})
+        efficientnet_lite.build("efficientnet_lite0", {**weights, "_blocks.16._bn0.bias": np.zeros(7, np.float32)})
 
 
 def test_a_pinned_lite0_resolves(lite0: SavedBackbone, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from graft import digests
 from graft.backbones import folder_cache
 
 
@@ -68,6 +69,19 @@ def test_a_damaged_folder_is_said_aloud_and_replaced(
     assert f"{folder} is damaged" in caplog.text
     assert (folder / "variables" / "variables.index").read_bytes() == b"index"
     folder_cache.ensure(folder, never)
+
+
+def test_a_file_is_read_once_until_it_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(b"weights")
+    first = digests.remembered_sha256(file)
+    monkeypatch.setattr(digests, "SETTLED_NS", -(10**12))  # as if it was written long ago
+    hits = digests._sha256_then.cache_info().hits
+    assert [digests.remembered_sha256(file) for _ in range(3)] == [first] * 3
+    assert digests._sha256_then.cache_info().hits == hits + 2
+    file.write_bytes(b"weightz")
+    os.utime(file, (0, 0))
+    assert digests.remembered_sha256(file) != first
 
 
 def test_what_a_killed_process_left_is_not_read(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from graft import backbones, paths
 from graft.backbones import package, saved_model
 from graft.errors import ConfigError, FatalError
 
+NO_GRAPH = b"\x08\x01"  # a SavedModel that says its version and no more
+
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -37,7 +39,7 @@ def write_model(folder: Path) -> Path:
     """The files of a SavedModel, as far as they can be looked at without TensorFlow."""
     (folder / "variables").mkdir(parents=True)
     (folder / "assets").mkdir()
-    (folder / "saved_model.pb").write_bytes(b"graph")
+    (folder / "saved_model.pb").write_bytes(NO_GRAPH)
     (folder / "variables" / "variables.index").write_bytes(b"index")
     (folder / "assets" / "words.txt").write_bytes(b"words")
     return folder
@@ -94,17 +96,33 @@ def test_a_cache_that_cannot_be_written_is_named(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url",
+    ("url", "reason"),
     [
-        "https://tfhub.dev/google/imagenet/inception_v3/feature_vector/5",
-        "http://127.0.0.1/m.tar.gz",
-        "gs://bucket/model",
+        ("gs://bucket/model", "http and https only"),
+        ("file:///models/mine.tar.gz", "http and https only"),
+        ("https://", "names no host"),
+        ("http://[::1/m.tar.gz", "this is no address"),
+        ("http://127.0.0.1:99999/m.tar.gz", "this is no address"),
+        ("kaggle:google/inception-v3", "kaggle:OWNER/MODEL/tensorFlow2/VARIATION/VERSION"),
+        ("kaggle:google/inception-v3/tensorFlow2/feature-vector/latest", "the version has to be there"),
+        ("kaggle:google/inception-v3/tensorFlow2/classification/2", "classifier"),
+        ("kaggle:google/inception-v3/tfLite/feature-vector/2", "tfLite is another format"),
+        ("kaggle:../x/tensorFlow2/feature-vector/2", "the version has to be there"),
+        ("https://www.kaggle.com/models/google/inception-v3", "https://www.kaggle.com/models/OWNER/MODEL/tensorFlow2/"),
+        ("https://tfhub.dev/google/imagenet/inception_v3/classification/5", "classifier"),
+        ("https://www.kaggle.com/models/google/inception-v3/TfJs/feature-vector/2", "another format"),
     ],
 )
-def test_addresses_are_refused(url: str) -> None:
+def test_handles_of_nothing_usable_are_refused(url: str, reason: str) -> None:
     text = refusal(Choice(url))
     assert f"backbone.url={url}" in text
-    assert "downloads" in text
+    assert reason in text
+
+
+def test_a_password_in_an_address_is_refused_and_not_repeated() -> None:
+    text = refusal(Choice("https://bob:hunter2@host/m.tar.gz"))
+    assert "recorded" in text
+    assert "hunter2" not in text
 
 
 @pytest.mark.parametrize("url", ["", "/nowhere", "google/efficientnet", "~no-such-user/model", "model\0", "x" * 300])
@@ -114,9 +132,11 @@ def test_a_folder_that_is_not_there_is_refused(url: str, home: Path) -> None:
     assert "package:NAME" in text
 
 
-def test_a_file_is_refused(home: Path) -> None:
-    (home / "model.tar.gz").write_bytes(b"")
-    assert "this is a file" in refusal(Choice("model.tar.gz"))
+def test_a_file_that_is_no_archive_is_refused(home: Path) -> None:
+    (home / "model.h5").write_bytes(b"\x89HDF\r\n")
+    text = refusal(Choice("model.h5"))
+    assert "backbone.url=model.h5: this archive is not taken: it is no tar file" in text
+    assert not list((home / "mlruns" / "cache" / "backbones").glob("*[!k]"))
 
 
 def test_a_folder_without_a_graph_is_refused(home: Path) -> None:
@@ -150,9 +170,9 @@ def test_the_digest_says_what_a_model_computes(tmp_path: Path) -> None:
     (copy / "fingerprint.pb").write_bytes(b"random")
     assert saved_model.content_digest(copy) == digest
 
-    (copy / "saved_model.pb").write_bytes(b"grape")
+    (copy / "saved_model.pb").write_bytes(b"\x08\x02")
     assert saved_model.content_digest(copy) != digest
-    (copy / "saved_model.pb").write_bytes(b"graph")
+    (copy / "saved_model.pb").write_bytes(NO_GRAPH)
     (copy / "assets" / "words.txt").rename(copy / "assets" / "Words.txt")
     assert saved_model.content_digest(copy) != digest
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.conftest import backbone_at
 
 from graft import run
 from graft.config import Augmentation, Config
@@ -116,7 +117,7 @@ def test_what_is_brighter_than_white_is_white() -> None:
 def test_a_frozen_backbone_is_given_the_augmented_images_and_no_stored_features(
     make_config: MakeConfig, tiny_backbone: Path
 ) -> None:
-    small = (f"backbone.url={tiny_backbone}", "dataset.image_size=16", "dataset.max_images=60")
+    small = (*backbone_at(tiny_backbone), "dataset.image_size=16", "dataset.max_images=60")
     kinds: tuple[Augmentation, ...] = ("none", "flip", "standard")  # one process may run them one after the other
     for kind in kinds:
         prepared = run.prepare(make_config(*small, f"augment={kind}", "features=auto"))

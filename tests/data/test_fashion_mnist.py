@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.conftest import backbone_at
 from tests.tfds_sets import prepare
 
 from graft.config import Config
@@ -86,7 +87,7 @@ def test_tfds_gives_the_same_images_and_splits(make_config: MakeConfig, folder: 
 
 
 def test_it_trains(make_config: MakeConfig, folder: Path, tiny_backbone: Path, tmp_path: Path) -> None:
-    overrides = ["dataset=fashion_mnist", f"dataset.data_dir={folder}", "+size=smoke", f"backbone.url={tiny_backbone}"]
+    overrides = ["dataset=fashion_mnist", f"dataset.data_dir={folder}", "+size=smoke", *backbone_at(tiny_backbone)]
     assert run(make_config(*overrides), MemoryRecorder(), tmp_path / "run").test_accuracy is not None
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds_api
 from PIL import Image
-from tests.conftest import run_command
+from tests.conftest import backbone_at, run_command
 from tests.tfds_sets import pictures, prepare
 
 from graft.cache import manage
@@ -59,7 +59,7 @@ def counts(parts: splits.Splits) -> tuple[int, int, int]:
 def test_a_prepared_set_trains_offline(
     make_config: MakeConfig, overrides: list[str], tiny_backbone: Path, tmp_path: Path
 ) -> None:
-    smoke = ["+size=smoke", f"backbone.url={tiny_backbone}", "dataset.image_size=8", "learning_rate=0.01"]
+    smoke = ["+size=smoke", *backbone_at(tiny_backbone), "dataset.image_size=8", "learning_rate=0.01"]
     result = run(make_config(*overrides, "dataset.name=cats_and_dogs", *smoke), MemoryRecorder(), tmp_path)
     assert len(result.history) == 2
     assert result.test_accuracy is not None
@@ -210,7 +210,7 @@ def test_the_builder_of_tf_flowers_on_real_photos(
     )
     (tmp_path / "data").mkdir()
     overrides = ["dataset=tf_flowers", f"dataset.data_dir={tmp_path}/data", "dataset.image_size=32", "epochs=1"]
-    config = make_config(*overrides, f"backbone.url={tiny_backbone}")
+    config = make_config(*overrides, *backbone_at(tiny_backbone))
     images, parts = splits.choose(config.dataset)
     assert len(images) == given == 40
     assert images.class_names == ("dandelion", "daisy", "tulips", "sunflowers", "roses")

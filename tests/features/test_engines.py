@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.conftest import backbone_at
 from tests.features import modules
 
 from graft.config import Config
@@ -37,7 +38,7 @@ def features(make_config: Callable[..., Config], backbones: Mapping[str, Path]) 
     """The features of 64 digits, in the test's own home."""
 
     def extracted(backbone: str, *overrides: str) -> Features:
-        always = [f"backbone.url={backbones[backbone]}", "backbone.batch_norm_momentum=null"]
+        always = [*backbone_at(backbones[backbone]), "backbone.batch_norm_momentum=null"]
         found = prepare(make_config(*always, "dataset.image_size=8", "dataset.max_images=61", *overrides)).features
         assert found is not None
         return found

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.conftest import backbone_at
 from tests.processes import PROCESSES
 from tests.sweep.apps import LONG
 
@@ -98,9 +99,7 @@ STAGES = ("cache/images", "cache/images/*/index.json", "cache/features/*/*.npy.p
 def test_a_run_killed_while_it_fills_the_cache_never_leads_to_a_wrong_curve(
     make_config: Callable[..., Config], tiny_backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = make_config(
-        "dataset.image_size=64", "epochs=3", "features.engine=tensorflow", f"backbone.url={tiny_backbone}"
-    )
+    config = make_config("dataset.image_size=64", "epochs=3", "features.engine=tensorflow", *backbone_at(tiny_backbone))
 
     def wait_for(pattern: str, home: Path, process: multiprocessing.process.BaseProcess) -> float:
         """When something of that name came to be."""

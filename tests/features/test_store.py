@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from tests.conftest import backbone_at
 
 from graft.config import Config
 from graft.data import splits
@@ -194,7 +195,7 @@ def test_larger_than_memory_is_mapped_and_not_read(home: Path) -> None:
 
 @pytest.fixture
 def small(make_config: MakeConfig, tiny_backbone: Path) -> MakeConfig:
-    always = [f"backbone.url={tiny_backbone}", "dataset.image_size=8", "dataset.max_images=60"]
+    always = [*backbone_at(tiny_backbone), "dataset.image_size=8", "dataset.max_images=60"]
     return lambda *overrides: make_config(*always, *overrides)
 
 

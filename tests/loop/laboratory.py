@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.conftest import backbone_at
+
 from graft.config import Config
 from graft.loop.result import StopReason, TrainResult
 from graft.run import run
@@ -21,7 +23,7 @@ class Laboratory:
     def __init__(self, make_config: MakeConfig, backbone: Path, folder: Path) -> None:
         self._make_config = make_config
         self.folder = folder
-        self._always = (f"backbone.url={backbone}", "dataset.image_size=16", "dataset.max_images=400", "epochs=3")
+        self._always = (*backbone_at(backbone), "dataset.image_size=16", "dataset.max_images=400", "epochs=3")
 
     def run(
         self, *overrides: str, folder: str = "run", stop: Callable[[], StopReason | None] = lambda: None

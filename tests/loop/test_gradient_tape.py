@@ -11,6 +11,7 @@ import tensorflow as tf
 import tf_keras
 from sklearn.utils.class_weight import compute_sample_weight
 from tensorflow.python.framework import config as tf_config
+from tests.conftest import backbone_at
 from tests.features.modules import Convolutions, save
 from tests.images import write_classes
 from tests.loop.laboratory import Laboratory, MakeConfig, curve
@@ -148,7 +149,7 @@ def test_trials_that_differ_in_the_sampled_values_share_what_was_traced(lab: Lab
 
 def test_a_backbone_with_random_numbers_of_its_own_starts_anew_with_every_trial(lab: Laboratory) -> None:
     module = save(WithSeededNoise(), lab.folder / "noisy")
-    settings = [f"backbone.url={module}", "features=live", "epochs=2"]
+    settings = [*backbone_at(module), "features=live", "epochs=2"]
     first, _ = lab.run(*settings, folder="first")
     second, _ = lab.run(*settings, folder="second")
     assert curve(first) == curve(second)
@@ -206,7 +207,7 @@ def test_balanced_weights_are_those_of_scikit_learn_and_count_in_the_training_lo
     lab: Laboratory, make_config: MakeConfig, tiny_backbone: Path, tmp_path: Path
 ) -> None:
     write_classes(tmp_path / "photos", {"cat": 40, "dog": 8}, size=16)
-    always = ["dataset=image_folder", f"dataset.path={tmp_path}/photos", f"backbone.url={tiny_backbone}"]
+    always = ["dataset=image_folder", f"dataset.path={tmp_path}/photos", *backbone_at(tiny_backbone)]
     # Too small a rate to change anything: every loss is that of the same model.
     always += ["dataset.image_size=16", "epochs=1", "learning_rate=1e-12", "batch_size=64"]
     config = make_config(*always, "class_weights=balanced")

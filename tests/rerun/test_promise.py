@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-from tests.conftest import run_command
+from tests.conftest import backbone_at, run_command
 from tests.sweep.apps import LONG
 
 from graft.paths import CHECKOUT
@@ -40,7 +40,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: Path, phot
     home = tmp_path_factory.mktemp("promise")
     stand_for = {
         "PHOTOS": ["dataset=image_folder", f"dataset.path={photos}", "dataset.max_images=60", "dataset.image_size=64"],
-        "TINY": [f"backbone.url={tiny_backbone}"],
+        "TINY": [*backbone_at(tiny_backbone)],
     }
     for kind, words in KINDS.items():
         overrides = [override for word in words for override in stand_for.get(word, [word])]

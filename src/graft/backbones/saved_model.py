@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from graft.digests import file_sha256
+from graft.digests import remembered_sha256
 
 GRAPH_FILES = ("saved_model.pb", "saved_model.pbtxt")
 
@@ -18,7 +18,7 @@ def content_digest(folder: Path) -> str:
     """SHA-256 of everything that decides what the SavedModel in `folder` computes.
 
     It covers the names, sizes and bytes of the graph, the variables and the assets; not the place and
-    times of the files. Files of 100 MB take a fraction of a second.
+    times of the files. Files of 100 MB take a fraction of a second, the first time in a process.
 
     Raises:
         OSError: If a file cannot be read.
@@ -29,6 +29,6 @@ def content_digest(folder: Path) -> str:
     for file in sorted(file for file in files if file.is_file()):
         # One line a file, and a name cannot hold the character that ends it unescaped.
         total.update(
-            f"{file_sha256(file)} {file.relative_to(folder).as_posix()!r}\n".encode("utf-8", "surrogateescape")
+            f"{remembered_sha256(file)} {file.relative_to(folder).as_posix()!r}\n".encode("utf-8", "surrogateescape")
         )
     return total.hexdigest()

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
 
 from graft import paths
-from graft.backbones import package, saved_model
-from graft.errors import ConfigError
+from graft.backbones import archive, download, folder_cache, handle, interface, package, saved_model
+from graft.backbones.interface import Interface
+from graft.cache import marks
+from graft.config import backbone_name
+from graft.digests import remembered_sha256
+from graft.errors import ConfigError, FatalError
 
 PACKAGE_PREFIX = "package:"
+ALLOWED = (
+    f"give {PACKAGE_PREFIX}NAME, a TF Hub or Kaggle handle, the http(s) address or the path of a .tar.gz, or the "
+    "folder of a TF2 SavedModel"
+)
+# What black and white are for TF Hub's image modules (tensorflow.org/hub/common_signatures/images) and our own.
+HUB_RANGE = (0.0, 1.0)
 
 
 class Backbone(Protocol):
@@ -20,17 +32,20 @@ class Backbone(Protocol):
 
     @property
     def url(self) -> str:
-        """`package:NAME` (weights in an installed Python package) or the folder of a TF2 SavedModel."""
+        """`package:NAME` (weights in an installed Python package), or where a TF2 SavedModel lies.
+
+        That is a folder, a .tar.gz, its http(s) address, or a handle of TF Hub or Kaggle.
+        """
         ...
 
     @property
-    def input_size(self) -> int:
-        """Height and width of the images, in pixels."""
+    def input_size(self) -> int | None:
+        """Height and width of the images, in pixels; None leaves it to the module."""
         ...
 
     @property
-    def value_range(self) -> tuple[float, float]:
-        """The values that black and white have in the images."""
+    def value_range(self) -> tuple[float, float] | None:
+        """The values that black and white have in the images; None leaves it to the module."""
         ...
 
     @property
@@ -55,7 +70,7 @@ class SavedBackbone:
 
     Attributes:
         path: The folder.
-        sha256: Says what the backbone computes, wherever and whenever it was written: of a folder the
+        sha256: Says what the backbone computes, wherever and whenever it was written: of a SavedModel the
             digest of its content (`saved_model.content_digest`), of a converted package the digest of
             the weights and the conversion, since TensorFlow never writes the same bytes twice.
     """
@@ -64,46 +79,155 @@ class SavedBackbone:
     sha256: str
 
 
+@dataclass(frozen=True)
+class Images:
+    """The images that a backbone is given.
+
+    Attributes:
+        input_size: Height and width in pixels; None if only the data set names one.
+        value_range: The values that black and white have.
+    """
+
+    input_size: int | None
+    value_range: tuple[float, float]
+
+
 def check(backbone: Backbone) -> None:
-    """Finds what is wrong with `backbone` as far as that needs no TensorFlow.
+    """Finds what is wrong with `backbone` as far as that needs no TensorFlow; downloads and unpacks it for that.
 
     Raises:
-        ConfigError: For a handle of an unknown kind, an unknown or missing package, a folder that is no
-            TF2 SavedModel, and content of another digest than `backbone.sha256`.
+        ConfigError: For a handle of an unknown kind, an unknown or missing package, what is no TF2 SavedModel or no
+            feature vector, and content of another digest than `backbone.sha256`.
+        FatalError: If it cannot be downloaded now, or the cache cannot be written.
     """
     name = _package_name(backbone)
     if name is None:
-        folder = _checked_folder(backbone)
+        _, digest = _found(backbone)
         # The digest of a large folder takes a while, so it is not made for nothing.
         if backbone.sha256 is not None:
-            _check_digest(backbone, _content_digest(backbone, folder))
+            _check_digest(backbone, digest())
     else:
         package.find(name)
         _check_digest(backbone, package.digest(name))
 
 
 def resolve(backbone: Backbone) -> SavedBackbone:
-    """The SavedModel of `backbone`; a package is converted into the cache, once.
+    """The SavedModel of `backbone`; a package is converted into the cache, once, an archive unpacked there.
 
-    Any number of processes may call this at once: one converts, the others wait for it. A process that
+    Any number of processes may call this at once: one converts or downloads, the others wait for it. A process that
     is killed leaves nothing behind that is read later.
 
     Raises:
         ConfigError: As `check`; and for a package whose weights are damaged.
-        FatalError: If the cache cannot be written.
+        FatalError: As `check`.
     """
     name = _package_name(backbone)
     if name is None:
-        folder = _checked_folder(backbone)
-        saved = SavedBackbone(folder, _content_digest(backbone, folder))
+        folder, digest = _found(backbone)
+        saved = SavedBackbone(folder, digest())
         _check_digest(backbone, saved.sha256)
         return saved
     check(backbone)
     return SavedBackbone(package.converted(name), package.digest(name))
 
 
+def images_of(backbone: Backbone, image_size: int | None = None) -> Images:
+    """The images that `backbone` takes, by the configuration or, where that leaves it open, by the module itself.
+
+    Args:
+        backbone: It is checked, and downloaded if it has to be.
+        image_size: Height and width in pixels that the data set asks for, if it does.
+
+    Raises:
+        ConfigError: If neither says it, or they contradict each other; and as `check`.
+        FatalError: As `check`.
+    """
+    check(backbone)
+    problems: list[str] = []
+    told = _interface(backbone)
+    size = image_size or backbone.input_size or told.input_size
+    key = "dataset.image_size" if image_size else "backbone.input_size"
+    if size is None:
+        problems.append(
+            f"backbone.input_size is not set, and the module at backbone.url={backbone.url} takes any size; give the "
+            "pixels a side that it was trained at, as backbone.input_size=224"
+        )
+    elif told.input_size not in (None, size):
+        also = " or null" if image_size else ""
+        problems.append(
+            f"{key}={size}: the module at backbone.url={backbone.url} takes images of {told.input_size} pixels a side "
+            f"and no others; give {key}={told.input_size}{also}"
+        )
+    value_range = backbone.value_range or _told_range(backbone)
+    if value_range is None:
+        problems.append(
+            f"backbone.value_range is not set, and the module at backbone.url={backbone.url} does not say it; give "
+            "what black and white are for it: backbone.value_range=[0,1] is TF Hub's convention, and there are [-1,1] "
+            "and [0,255]"
+        )
+    if backbone.feature_width is not None and told.feature_width not in (None, backbone.feature_width):
+        problems.append(
+            f"backbone.feature_width={backbone.feature_width}: the module at {backbone.url} gives {told.feature_width} "
+            f"features; set backbone.feature_width={told.feature_width} or null"
+        )
+    if problems or value_range is None:
+        raise ConfigError(problems)
+    return Images(backbone.input_size or told.input_size, value_range)
+
+
+def kept(backbone: Backbone) -> Path | None:
+    """The folder of the SavedModel of `backbone`, if it is there already: nothing is made or downloaded.
+
+    Raises:
+        ConfigError: If its handle is none.
+    """
+    name = _package_name(backbone)
+    if name is not None:
+        folder = package.folder(name)
+    elif handle.remote(backbone.url) is not None:
+        folder = _cache_folder(backbone.url, backbone.url)
+    else:
+        path = paths.anchored(backbone.url)
+        if path.is_dir():
+            return path
+        if not path.is_file():
+            return None
+        folder = _cache_folder(backbone.url, remembered_sha256(path))
+    return folder if (folder / folder_cache.MANIFEST).is_file() else None
+
+
+def known_digest(backbone: Backbone) -> str | None:
+    """The digest of `backbone`, if that can be known without making or downloading it.
+
+    Raises:
+        ConfigError: If its handle is none.
+        OSError: If it is there and cannot be read.
+    """
+    name = _package_name(backbone)
+    if name is not None:
+        return package.digest(name)
+    folder = kept(backbone)
+    return None if folder is None else saved_model.content_digest(folder)
+
+
+def _interface(backbone: Backbone) -> Interface:
+    """What the module says of itself; a package that is not converted yet says what all of them have in common."""
+    name = _package_name(backbone)
+    if name is not None:
+        return Interface(callable=True, parameters=None)
+    folder, _ = _found(backbone)
+    return _read_interface(backbone.url, folder)
+
+
+def _told_range(backbone: Backbone) -> tuple[float, float] | None:
+    if _package_name(backbone) is not None:
+        return HUB_RANGE
+    remote = handle.remote(backbone.url)
+    return HUB_RANGE if remote is not None and remote.on_hub else None
+
+
 def _package_name(backbone: Backbone) -> str | None:
-    """The NAME in `package:NAME`; None for a folder."""
+    """The NAME in `package:NAME`; None for everything else."""
     if not backbone.url.startswith(PACKAGE_PREFIX):
         return None
     name = backbone.url.removeprefix(PACKAGE_PREFIX)
@@ -115,29 +239,116 @@ def _package_name(backbone: Backbone) -> str | None:
     raise ConfigError(f"backbone.url={backbone.url}: no such package; known: {known}.{hint}")
 
 
-def _checked_folder(backbone: Backbone) -> Path:
-    """The folder that `backbone.url` names, if a TF2 SavedModel can be in it."""
-    url = backbone.url
-    allowed = f"give {PACKAGE_PREFIX}NAME or the folder of a TF2 SavedModel"
-    if re.match(r"[a-zA-Z][\w+.-]*://", url):
-        raise ConfigError(f"backbone.url={url}: Graft downloads no backbones; {allowed}.")
+def _found(backbone: Backbone) -> tuple[Path, Callable[[], str]]:
+    """The folder of a SavedModel that is no package, looked at as far as TensorFlow is not needed, and its digest."""
+    remote = handle.remote(backbone.url)
+    if remote is not None:
+        folder = _cache_folder(backbone.url, backbone.url)
+        _ensure(backbone, folder, lambda target: _download(backbone, remote.address, target))
+        return folder, lambda: folder_cache.digest_of(folder)
+    path = _checked_path(backbone)
+    if path.is_file():
+        folder = _cache_folder(backbone.url, remembered_sha256(path))
+        _ensure(backbone, folder, lambda target: _unpack(backbone, path, target))
+        return folder, lambda: folder_cache.digest_of(folder)
+    _refuse_unusable(backbone.url, path)
+    return path, lambda: _content_digest(backbone, path)
+
+
+# What is unpacked into the cache -------------------------------------------------------------------
+
+
+def _cache_folder(url: str, identity: str) -> Path:
+    name = re.sub(r"[^\w.-]+", "_", backbone_name(url), flags=re.ASCII)[:60].lstrip(".") or "backbone"
+    return paths.cache() / "backbones" / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+
+
+def _ensure(backbone: Backbone, folder: Path, build: Callable[[Path], None]) -> None:
     try:
-        folder = paths.anchored(url)
-        if not url or not folder.exists():
-            raise ConfigError(f"backbone.url={url}: there is no folder {folder}; {allowed}.")
-        if not folder.is_dir():
-            raise ConfigError(f"backbone.url={url}: this is a file, and Graft unpacks no archives; {allowed}.")
-        if (folder / "tfhub_module.pb").exists():
+        folder_cache.ensure(folder, build)
+    except OSError as error:
+        raise FatalError(f"backbone.url={backbone.url}: it cannot be kept in {folder.parent}: {error}") from error
+
+
+def _download(backbone: Backbone, address: str, target: Path) -> None:
+    file = target / "archive.partial"
+    try:
+        download.fetch(address, file, backbone_name(backbone.url))
+    except download.Refused as error:
+        raise ConfigError(f"backbone.url={backbone.url}: it cannot be downloaded: {error}.") from error
+    except download.Unreachable as error:
+        raise FatalError(
+            f"backbone.url={backbone.url}: it cannot be downloaded: {error}. Try again later; or download it "
+            "elsewhere, and give the file: backbone.url=/folder/model.tar.gz"
+        ) from error
+    _unpack(backbone, file, target)
+    file.unlink()
+
+
+def _unpack(backbone: Backbone, file: Path, target: Path) -> None:
+    try:
+        archive.unpack(file, target)
+    except archive.Refused as error:
+        raise ConfigError(f"backbone.url={backbone.url}: this archive is not taken: {error}.") from error
+    # Before it is in the cache, so that nothing is left of a module that is none.
+    _refuse_unusable(backbone.url, target)
+    archive_sha256 = remembered_sha256(file)
+    if backbone.sha256 is not None and backbone.sha256.lower() == archive_sha256:
+        raise ConfigError(
+            f"backbone.sha256={backbone.sha256}: this is the SHA-256 of the archive; of what is in it, which says "
+            f"what the backbone computes, it is {saved_model.content_digest(target)}: give that."
+        )
+    _check_digest(backbone, saved_model.content_digest(target))
+    marks.describe(target, url=backbone.url, archive_sha256=archive_sha256)
+
+
+# What is looked at ---------------------------------------------------------------------------------
+
+
+def _checked_path(backbone: Backbone) -> Path:
+    """The folder or the archive that `backbone.url` names, if a TF2 SavedModel can be in it."""
+    url = backbone.url
+    try:
+        path = paths.anchored(url)
+        if not url or not path.exists():
+            raise ConfigError(f"backbone.url={url}: there is no {path}; {ALLOWED}.")
+        if path.is_file():
+            return path
+        if not path.is_dir():
+            raise ConfigError(f"backbone.url={url}: this is neither a folder nor a file; {ALLOWED}.")
+        if (path / archive.TF1_MODULE).exists():
             raise ConfigError(
                 f"backbone.url={url}: this is a module in the TF1 Hub format, which cannot be fine-tuned "
-                f"and has no place in TensorFlow 2; {allowed}."
+                f"and has no place in TensorFlow 2; {ALLOWED}."
             )
-        if not any((folder / file).is_file() for file in saved_model.GRAPH_FILES):
-            raise ConfigError(f"backbone.url={url}: there is no saved_model.pb in {folder}; {allowed}.")
+        if not any((path / file).is_file() for file in saved_model.GRAPH_FILES):
+            raise ConfigError(f"backbone.url={url}: there is no saved_model.pb in {path}; {ALLOWED}.")
     # RuntimeError: pathlib knows no home of the user in `~user`.
     except (OSError, RuntimeError) as error:
-        raise ConfigError(f"backbone.url={url}: the folder cannot be read: {error}; {allowed}.") from error
-    return folder
+        raise ConfigError(f"backbone.url={url}: it cannot be read: {error}; {ALLOWED}.") from error
+    return path
+
+
+def _refuse_unusable(url: str, folder: Path) -> None:
+    told = _read_interface(url, folder)
+    if objection := told.objection():
+        raise ConfigError(f"backbone.url={url}: {objection}.")
+    # A handle that promises features is believed, whatever its module calls them.
+    promised = handle.remote(url) is not None and re.search("feature[_-](vector|extraction)", url)
+    if (named := told.classifier_output()) and not promised:
+        raise ConfigError(
+            f"backbone.url={url}: the module is a classifier, it gives {named}; its backbone is needed, which TF Hub "
+            "lists as 'feature vector'."
+        )
+
+
+def _read_interface(url: str, folder: Path) -> Interface:
+    try:
+        return interface.remembered(folder)
+    except interface.Damaged as error:
+        raise ConfigError(f"backbone.url={url}: its saved_model.pb is damaged: {error}.") from error
+    except OSError as error:
+        raise ConfigError(f"backbone.url={url}: the SavedModel cannot be read: {error}.") from error
 
 
 def _content_digest(backbone: Backbone, folder: Path) -> str:

@@ -1,8 +1,8 @@
 """Lists, removes and prunes what lies under `mlruns/cache`.
 
 An entry is what its makers make at once: the pixels of one set of images, the features that one backbone gave, a
-converted backbone, a converted engine. Removing one costs that it is made again, and nothing else. It is removed under
-its makers' own lock, and is for them there as a whole or not at all. Links are not followed.
+converted or downloaded backbone, a converted engine. Removing one costs that it is made again, and nothing else. It is
+removed under its makers' own lock, and is for them there as a whole or not at all. Links are not followed.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def _about(kind: str, folder: Path) -> str:
             size = f", images of {facts['image_size']} px" if "image_size" in facts else ""
             words = f"{facts.get('backbone', 'a backbone')} for {name}{size}"
         case _:
-            words = f"{name} as a SavedModel"
+            words = f"{name} as a SavedModel" + (f" from {facts['url']}" if "url" in facts else "")
     return words if words and folder.is_dir() else "unfinished"
 
 

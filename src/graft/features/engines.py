@@ -198,7 +198,7 @@ class _KeptXnnpack:
         config = live.config
         identity = (
             f"xnnpack {XNNPACK_VERSION} backbone {live.saved.sha256} size {config.image_size} "
-            f"range {config.backbone.value_range} batch {XNNPACK_BATCH} tensorflow {tf.__version__}"
+            f"range {config.value_range} batch {XNNPACK_BATCH} tensorflow {tf.__version__}"
         )
         self._live = live
         self._folder = cache() / "engines" / f"xnnpack-{hashlib.sha256(identity.encode()).hexdigest()[:24]}"

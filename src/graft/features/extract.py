@@ -86,7 +86,7 @@ def _by_engine(engine: EngineName, reason: str, data: Data, live: LiveBackbone) 
         f"backbone {live.saved.sha256}",
         f"decoding {image_store.VERSION}",
         f"size {config.image_size}",
-        f"range {config.backbone.value_range}",
+        f"range {config.value_range}",
         f"{engine} float32 on a {'GPU' if engines.has_gpu() else 'CPU'} by {engines.versions()}",
     )
     extraction = _Extraction(engine, reason, data, live)

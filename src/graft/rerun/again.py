@@ -18,7 +18,7 @@ from graft.errors import ConfigError, FailedTrial, FatalError, GraftError
 from graft.interruption import Interruption
 from graft.loop.result import StopReason, StopSignal
 from graft.paths import records
-from graft.preparation import Prepared, prepare
+from graft.preparation import Prepared, check, prepare
 from graft.recording import Occasion
 from graft.rerun import differences, numbers
 from graft.rerun.differences import Difference
@@ -152,7 +152,7 @@ def _again(how: _How, run: RecordedRun, parent: str | None) -> Rerun:
     config = restore(run, how.tracking, how.assignments) if how.assignments else as_recorded
     how.teller.begins(run, config)
     different = differences.of_configuration(run, as_recorded, config)
-    config = with_engine_of(run, config)
+    config = check(with_engine_of(run, config))
     with Interruption() as interruption:
         different += differences.of_surroundings(run, config)
         unpromised = _unpromised(config)

@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from pydantic import ValidationError
 
-from graft.config import Config, TrackingConfig, flatten
+from graft.config import Config, TrackingConfig, flatten, settled_backbone
 from graft.config_messages import describe
 from graft.errors import ConfigError
 from graft.paths import CHECKOUT
@@ -84,6 +84,7 @@ def _defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         values = OmegaConf.to_container(compose("config", overrides=overrides), resolve=True, throw_on_missing=False)
     assert isinstance(values, dict)
+    values["backbone"] = settled_backbone(values["backbone"])
     return {str(key): value for key, value in values.items()}
 
 

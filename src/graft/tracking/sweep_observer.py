@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from graft import preparation, provenance
-from graft.config import AnyDatasetConfig, TrackingConfig, flatten, from_hydra
+from graft.config import AnyDatasetConfig, TrackingConfig, flatten, from_hydra, settled_backbone
 from graft.data import splits
 from graft.errors import ConfigError
 from graft.loop.result import SUMMARY_METRICS
@@ -88,7 +88,10 @@ class MlflowSweepObserver:
         run = client.create_run(self._store.experiment_id, tags=tags, run_name=name)
         self._parent = run.info.run_id
         base = {key: value for key, value in event.config.items() if key != "hydra"}
-        params = {**flatten(OmegaConf.to_container(OmegaConf.create(base), resolve=False)), **swept}
+        values = OmegaConf.to_container(OmegaConf.create(base), resolve=False)
+        assert isinstance(values, dict)
+        values["backbone"] = settled_backbone(OmegaConf.to_container(event.config.backbone, resolve=True))
+        params = {**flatten(values), **swept}
         self._store.log_params(self._parent, params)
         return {"parent_run_id": self._parent}
 
