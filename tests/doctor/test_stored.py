@@ -26,7 +26,14 @@ OTHER, THIRD = KEY[4:], KEY[8:]  # whose ids differ
 def store_images(folder: Path) -> None:
     write_classes(folder / "photos", {"cat": 4, "dog": 4})
     fractions = {"train_fraction": 0.5, "val_fraction": 0.25, "test_fraction": 0.25}
-    settings = {"max_images": None, "image_size": 8, "splits": "auto", "split_seed": 0, "on_corrupt": "error", **fractions}
+    settings = {
+        "max_images": None,
+        "image_size": 8,
+        "splits": "auto",
+        "split_seed": 0,
+        "on_corrupt": "error",
+        **fractions,
+    }
     config = ImageFolderConfig.model_validate({"name": "image_folder", "path": str(folder / "photos"), **settings})
     open_store(sources.load(config), 8, on_corrupt="error")
 
