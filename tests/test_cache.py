@@ -19,7 +19,7 @@ from tests.images import write_classes
 
 from graft.cache import manage, marks, sizes
 from graft.cache.manage import Entry
-from graft.config import ImageFolderConfig
+from graft.config_dataset import ImageFolderConfig
 from graft.data import sources
 from graft.data.splits import Rows
 from graft.data.store import ImageStore, open_store

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,192 +16,40 @@ from urllib.parse import urlsplit
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from graft.config_backbone import BackboneConfig
+from graft.config_dataset import WHERE_DATA_LIE, AnyDatasetConfig
+from graft.config_group import Group, PositiveInt
 from graft.config_messages import describe, describe_missing
 from graft.errors import ConfigError
-from graft.paths import CHECKOUT, anchored, home
-from graft.suggestions import nearest
+from graft.paths import home
 
 Scalar = bool | int | float | str | None
 
-Fraction = Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1, both excluded")]
-PositiveInt = Annotated[int, Field(ge=1, description="a whole number from 1")]
-Pixels = Annotated[int, Field(ge=1, le=4096, description="a whole number of pixels from 1 to 4096")]
 LearningRate = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
-Pair = Annotated[tuple[float, float], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 
 
-class _Group(BaseModel):
-    """A configuration group: frozen, without unknown keys, and `1` is no boolean, `"3"` no number."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class BackboneConfig(_Group):
-    """A backbone. What is None is open: `graft.preparation.check` asks the module, or demands it."""
-
-    name: str = Field(min_length=1, description="a name for the record; null takes it from the URL")
-    url: str = Field(
-        min_length=1,
-        description="package:<name>, a TF Hub or Kaggle handle, the http(s) address or the path of a .tar.gz, or the "
-        "folder of a TF2 SavedModel",
-    )
-    input_size: Annotated[int, Field(ge=1, le=4096)] | None = Field(
-        description="a whole number of pixels from 1 to 4096, or auto"
-    )
-    value_range: Pair | None = Field(description="two numbers, the lower first, such as [0.0, 1.0], or auto")
-    feature_width: PositiveInt | None = Field(
-        description="a whole number from 1, auto, or null to read it from the module"
-    )
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
-        description="64 hexadecimal digits, auto, or null"
-    )
-    batch_norm_momentum: Fraction | None = Field(
-        description="a number between 0 and 1, both excluded, auto, or null for the module's own"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _settled(cls, values: Any) -> Any:
-        return settled_backbone(values)
-
-    @field_validator("value_range")
-    @classmethod
-    def _ordered(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
-        if value is not None and not -math.inf < value[0] < value[1] < math.inf:
-            raise ValueError("two finite numbers are wanted, the lower first")
-        return value
-
-
-def settled_backbone(values: Any) -> Any:
-    """The keys of `backbone` with `auto` settled: what `known` says if it is about the URL, else None.
-
-    A group of `conf/backbone` says under `known` what holds for its own URL, so that with `backbone.url=` of another
-    module nothing of it counts.
-    """
-    if not isinstance(values, Mapping):
-        return values
-    known = values.get("known") or {}
-    if not isinstance(known, Mapping) or not known.keys() <= BackboneConfig.model_fields.keys():
-        allowed = ", ".join(BackboneConfig.model_fields)
-        raise ValueError(f"known={known}: allowed is what holds for known.url, under the keys {allowed}")
-    settled = {key: value for key, value in values.items() if key != "known"}
-    url = settled.get("url")
-    about_it = known if known.get("url") == url else {}
-    settled |= {key: about_it.get(key) for key, value in settled.items() if value == "auto"}
-    if settled.get("name") is None and isinstance(url, str):
-        settled["name"] = backbone_name(url)
-    return settled
-
-
-def backbone_name(url: str) -> str:
-    """What a backbone is called that has no other name than its URL: the part of it that tells most.
-
-    So `https://tfhub.dev/google/imagenet/inception_v3/feature_vector/5` is called inception_v3.
-    """
-    path = urlsplit(url).path if "://" in url else url.split(":", 1)[-1]
-    steps = [step for step in path.split("/") if step] or [url]
-    if len(steps) > 1 and steps[-1].isdecimal():
-        steps.pop()  # the version
-    if len(steps) > 1 and steps[-1].lower() in ("feature_vector", "feature-vector", "feature_extraction"):
-        steps.pop()
-    if len(steps) > 1 and steps[-1].lower() == "tensorflow2":
-        steps.pop()
-    name = re.sub(r"\.(tar\.gz|tgz|tar)$", "", steps[-1])
-    return name or url
-
-
-class DatasetConfig(_Group):
-    """What every data set has. The fractions say how large the three splits are."""
-
-    max_images: Annotated[int, Field(ge=6)] | None = Field(description="a whole number from 6, or null for all images")
-    image_size: Pixels | None = Field(
-        description="a whole number of pixels from 1 to 4096, or null for the backbone's input size"
-    )
-    splits: Literal["auto", "resplit", "official"] = Field(description="auto, resplit or official")
-    split_seed: int = Field(description="a whole number")
-    train_fraction: Fraction
-    val_fraction: Fraction
-    test_fraction: Fraction
-    on_corrupt: Literal["error", "skip"] = Field(description="error or skip")
-
-    @model_validator(mode="after")
-    def _fractions_make_a_whole(self) -> DatasetConfig:
-        total = self.train_fraction + self.val_fraction + self.test_fraction
-        if abs(total - 1) > 1e-9:
-            raise ValueError(f"train_fraction, val_fraction and test_fraction must add up to 1; they give {total:g}")
-        return self
-
-
-class DigitsConfig(DatasetConfig):
-    source: Literal["digits"] = "digits"
-    name: Literal["digits"]
-
-    @field_validator("splits")
-    @classmethod
-    def _comes_undivided(cls, value: str) -> str:
-        if value == "official":
-            raise ValueError("the digits come undivided; allowed is auto or resplit")
-        return value
-
-
-class ImageFolderConfig(DatasetConfig):
-    source: Literal["image_folder"] = "image_folder"
-    name: Literal["image_folder"]
-    path: str = Field(min_length=1, description="a folder with one sub-folder a class")
-
-    @field_validator("path")
-    @classmethod
-    def _absolute(cls, value: str) -> str:
-        return _folder(value, "a folder with one sub-folder a class is wanted")
-
-
-class _PreparedByTfds(DatasetConfig):
-    data_dir: str | None = Field(
-        min_length=1, description="a folder of data sets that TFDS prepared, or null for TFDS's own folder"
-    )
-    download: bool = Field(description="true or false")
-
-    @field_validator("data_dir")
-    @classmethod
-    def _absolute(cls, value: str | None) -> str | None:
-        return None if value is None else _folder(value, "the folder of TFDS's data sets is wanted")
-
-
-class TfdsConfig(_PreparedByTfds):
-    source: Literal["tfds"]
-    name: str = Field(
-        pattern=r"^[A-Za-z]\w*(/[\w.\-]+)?(:\d+\.\d+\.\d+)?$",
-        description="the name of a data set of TFDS, such as cifar10, emnist/letters or mnist:3.0.1",
-    )
-
-
-class FashionMnistConfig(_PreparedByTfds):
-    source: Literal["fashion_mnist"] = "fashion_mnist"
-    name: Literal["fashion_mnist"]
-
-
-class AdamConfig(_Group):
+class AdamConfig(Group):
     name: Literal["adam"]
 
 
-class AdamWConfig(_Group):
+class AdamWConfig(Group):
     name: Literal["adamw"]
     weight_decay: float = Field(ge=0, allow_inf_nan=False, description="a number from 0")
 
 
-class SgdConfig(_Group):
+class SgdConfig(Group):
     name: Literal["sgd"]
     momentum: float = Field(ge=0, lt=1, description="a number from 0 and below 1")
 
 
-class DefaultLearningRates(_Group):
+class DefaultLearningRates(Group):
     frozen: LearningRate
     finetuned: LearningRate
 
 
-class FeaturesConfig(_Group):
+class FeaturesConfig(Group):
     mode: Literal["auto", "cached", "live"] = Field(description="auto, cached or live")
     engine: Literal["auto", "xnnpack", "constants", "tensorflow"] = Field(
         description="auto, xnnpack, constants or tensorflow"
@@ -211,12 +57,12 @@ class FeaturesConfig(_Group):
     memory_budget_mb: int = Field(ge=0, description="a whole number of megabytes from 0")
 
 
-class LoopConfig(_Group):
+class LoopConfig(Group):
     name: Literal["gradient_tape"] = Field(description="gradient_tape")
     log_every: PositiveInt = Field(description="a whole number of training steps from 1")
 
 
-class TrackingConfig(_Group):
+class TrackingConfig(Group):
     uri: str = Field(min_length=1, description="an MLflow tracking URI such as sqlite:///mlruns/mlflow.db")
     artifacts: str | None = Field(min_length=1, description="a folder, or null where the server decides")
     experiment: str = Field(min_length=1, description="the name of an MLflow experiment")
@@ -242,15 +88,11 @@ class TrackingConfig(_Group):
         return None if value is None or "://" in value else str(home() / Path(value).expanduser())
 
 
-AnyDatasetConfig = DigitsConfig | ImageFolderConfig | FashionMnistConfig | TfdsConfig
-WHERE_DATA_LIE = frozenset({"path", "data_dir", "download", "source"})
-"""Keys of a data set that do not decide what is in it."""
-
 Augmentation = Literal["none", "flip", "standard"]
 LearningRateSchedule = Literal["constant", "cosine", "exponential"]
 
 
-class Config(_Group):
+class Config(Group):
     """One training run, completely described. `learning_rate` is never null here."""
 
     backbone: BackboneConfig
@@ -413,26 +255,3 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Scalar]:
     for key, value in node.items():
         leaves |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return leaves
-
-
-def _folder(value: str, wanted: str) -> str:
-    """The folder that a user named, as an absolute path."""
-    folder = anchored(value)
-    try:
-        found, is_folder = folder.exists(), folder.is_dir()
-    except OSError as error:  # such as a name that is too long
-        raise ValueError(f"this cannot be looked at: {error.strerror}") from None
-    if is_folder:
-        return str(folder.resolve())
-    if found:
-        raise ValueError(f"{folder} is a file; {wanted}")
-    hint = f"there is no folder {folder.resolve()}"
-    if not Path(value).expanduser().is_absolute():
-        hint += f" (relative paths start at {CHECKOUT})"
-    if near := nearest(folder.name, _folders_in(folder.parent)):
-        hint += f"; did you mean {folder.resolve().parent / near}?"
-    raise ValueError(hint)
-
-
-def _folders_in(folder: Path) -> list[str]:
-    return [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from graft.config import AnyDatasetConfig, from_hydra
+from graft.config import from_hydra
+from graft.config_dataset import AnyDatasetConfig
 from graft.data import sources, tfds
 from graft.data.image_set import ImageSet
 from graft.errors import ConfigError

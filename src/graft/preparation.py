@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from graft import backbones, runtime
-from graft.config import WHERE_DATA_LIE, Config
+from graft.config import Config
+from graft.config_dataset import WHERE_DATA_LIE
 from graft.data import splits
 from graft.errors import ConfigError
 from graft.paths import cache

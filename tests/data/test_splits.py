@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.config import Config, DigitsConfig
+from graft.config import Config
+from graft.config_dataset import DigitsConfig
 from graft.data import splits
 from graft.data.image_set import ImageSet
 from graft.errors import ConfigError

@@ -176,7 +176,7 @@ def test_a_writer_that_is_killed_leaves_nothing_that_is_read(make_config: MakeCo
     program = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from graft.config import ImageFolderConfig\n"
+        "from graft.config_dataset import ImageFolderConfig\n"
         "from graft.data import splits, store\n"
         "real = store.decode\n"
         "def slow(content, size):\n"

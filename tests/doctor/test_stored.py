@@ -12,7 +12,7 @@ from tests.images import write_classes
 
 from graft import paths
 from graft.backbones import folder_cache
-from graft.config import ImageFolderConfig
+from graft.config_dataset import ImageFolderConfig
 from graft.data import sources
 from graft.data.splits import Rows
 from graft.data.store import open_store

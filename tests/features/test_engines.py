@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import backbone_at
 from tests.features import modules
 
+from graft import runtime
 from graft.config import Config
 from graft.errors import ConfigError
 from graft.features import engines, extract
@@ -94,7 +95,7 @@ def test_how_many_images_of_which_size_decide(images: int, size: int, engine: st
 
 @pytest.mark.usefixtures("worthwhile")
 def test_a_gpu_has_better_things_to_do(features: Extract, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "has_gpu", lambda: True)
+    monkeypatch.setattr(runtime, "has_gpu", lambda: True)
     assert features("convolutions").engine == "tensorflow"
 
 

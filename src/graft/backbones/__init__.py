@@ -10,7 +10,8 @@ refused in well under the seconds that TensorFlow takes to import; they download
 `resolve` loads TensorFlow only when a backbone has to be converted, `hub_layer` always.
 """
 
+from graft.backbones.images import Images, images_of
 from graft.backbones.layer import check_width, draws, hub_layer
-from graft.backbones.source import Backbone, Images, SavedBackbone, check, images_of, resolve
+from graft.backbones.source import Backbone, SavedBackbone, check, resolve
 
 __all__ = ["Backbone", "Images", "SavedBackbone", "check", "check_width", "draws", "hub_layer", "images_of", "resolve"]

@@ -16,7 +16,7 @@ from rich.table import Table
 from graft import paths
 from graft.backbones import handle, interface, package, source
 from graft.backbones.interface import Interface
-from graft.config import BackboneConfig
+from graft.config_backbone import BackboneConfig
 from graft.errors import ConfigError
 
 SHOWN_DIGITS = 12  # of a digest

@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
 
@@ -14,9 +13,10 @@ from graft import paths
 from graft.backbones import archive, download, folder_cache, handle, interface, package, saved_model
 from graft.backbones.interface import Interface
 from graft.cache import marks
-from graft.config import backbone_name
+from graft.config_backbone import backbone_name
 from graft.digests import remembered_sha256
 from graft.errors import ConfigError, FatalError
+from graft.suggestions import nearest
 
 PACKAGE_PREFIX = "package:"
 ALLOWED = (
@@ -79,19 +79,6 @@ class SavedBackbone:
     sha256: str
 
 
-@dataclass(frozen=True)
-class Images:
-    """The images that a backbone is given.
-
-    Attributes:
-        input_size: Height and width in pixels; None if only the data set names one.
-        value_range: The values that black and white have.
-    """
-
-    input_size: int | None
-    value_range: tuple[float, float]
-
-
 def check(backbone: Backbone) -> None:
     """Finds what is wrong with `backbone` as far as that needs no TensorFlow; downloads and unpacks it for that.
 
@@ -131,48 +118,26 @@ def resolve(backbone: Backbone) -> SavedBackbone:
     return SavedBackbone(package.converted(name), package.digest(name))
 
 
-def images_of(backbone: Backbone, image_size: int | None = None) -> Images:
-    """The images that `backbone` takes, by the configuration or, where that leaves it open, by the module itself.
-
-    Args:
-        backbone: It is checked, and downloaded if it has to be.
-        image_size: Height and width in pixels that the data set asks for, if it does.
+def interface_of(backbone: Backbone) -> Interface:
+    """What the module of `backbone` says of itself; a package that is not converted yet says what all have in common.
 
     Raises:
-        ConfigError: If neither says it, or they contradict each other; and as `check`.
+        ConfigError: As `check`.
         FatalError: As `check`.
     """
-    check(backbone)
-    problems: list[str] = []
-    told = _interface(backbone)
-    size = image_size or backbone.input_size or told.input_size
-    key = "dataset.image_size" if image_size else "backbone.input_size"
-    if size is None:
-        problems.append(
-            f"backbone.input_size is not set, and the module at backbone.url={backbone.url} takes any size; give the "
-            "pixels a side that it was trained at, as backbone.input_size=224"
-        )
-    elif told.input_size not in (None, size):
-        also = " or null" if image_size else ""
-        problems.append(
-            f"{key}={size}: the module at backbone.url={backbone.url} takes images of {told.input_size} pixels a side "
-            f"and no others; give {key}={told.input_size}{also}"
-        )
-    value_range = backbone.value_range or _told_range(backbone)
-    if value_range is None:
-        problems.append(
-            f"backbone.value_range is not set, and the module at backbone.url={backbone.url} does not say it; give "
-            "what black and white are for it: backbone.value_range=[0,1] is TF Hub's convention, and there are [-1,1] "
-            "and [0,255]"
-        )
-    if backbone.feature_width is not None and told.feature_width not in (None, backbone.feature_width):
-        problems.append(
-            f"backbone.feature_width={backbone.feature_width}: the module at {backbone.url} gives {told.feature_width} "
-            f"features; set backbone.feature_width={told.feature_width} or null"
-        )
-    if problems or value_range is None:
-        raise ConfigError(problems)
-    return Images(backbone.input_size or told.input_size, value_range)
+    name = _package_name(backbone)
+    if name is not None:
+        return Interface(callable=True, parameters=None)
+    folder, _ = _found(backbone)
+    return _read_interface(backbone.url, folder)
+
+
+def range_of(backbone: Backbone) -> tuple[float, float] | None:
+    """What black and white are by the convention of where `backbone` comes from; None where there is none."""
+    if _package_name(backbone) is not None:
+        return HUB_RANGE
+    remote = handle.remote(backbone.url)
+    return HUB_RANGE if remote is not None and remote.on_hub else None
 
 
 def kept(backbone: Backbone) -> Path | None:
@@ -210,22 +175,6 @@ def known_digest(backbone: Backbone) -> str | None:
     return None if folder is None else saved_model.content_digest(folder)
 
 
-def _interface(backbone: Backbone) -> Interface:
-    """What the module says of itself; a package that is not converted yet says what all of them have in common."""
-    name = _package_name(backbone)
-    if name is not None:
-        return Interface(callable=True, parameters=None)
-    folder, _ = _found(backbone)
-    return _read_interface(backbone.url, folder)
-
-
-def _told_range(backbone: Backbone) -> tuple[float, float] | None:
-    if _package_name(backbone) is not None:
-        return HUB_RANGE
-    remote = handle.remote(backbone.url)
-    return HUB_RANGE if remote is not None and remote.on_hub else None
-
-
 def _package_name(backbone: Backbone) -> str | None:
     """The NAME in `package:NAME`; None for everything else."""
     if not backbone.url.startswith(PACKAGE_PREFIX):
@@ -234,8 +183,8 @@ def _package_name(backbone: Backbone) -> str | None:
     if name in package.PACKAGES:
         return name
     known = ", ".join(PACKAGE_PREFIX + known for known in package.PACKAGES)
-    nearest = get_close_matches(name, package.PACKAGES, n=1)
-    hint = f" Did you mean {PACKAGE_PREFIX}{nearest[0]}?" if nearest else ""
+    near = nearest(name, package.PACKAGES)
+    hint = f" Did you mean {PACKAGE_PREFIX}{near}?" if near else ""
     raise ConfigError(f"backbone.url={backbone.url}: no such package; known: {known}.{hint}")
 
 

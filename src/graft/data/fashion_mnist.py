@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from graft.config import FashionMnistConfig
+from graft.config_dataset import FashionMnistConfig
 from graft.data import tfds
 from graft.data.image_set import SPLITS, ImageSet, content_sha256
 from graft.errors import ConfigError

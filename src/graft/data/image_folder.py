@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from graft.config import ImageFolderConfig
+from graft.config_dataset import ImageFolderConfig
 from graft.data.image_set import SPLITS, ImageSet, Split, printable
 from graft.digests import file_sha256
 from graft.errors import ConfigError

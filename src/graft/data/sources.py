@@ -10,7 +10,7 @@ from graft.data import fashion_mnist, image_folder, tfds
 from graft.data.image_set import ImageSet, content_sha256
 
 if TYPE_CHECKING:
-    from graft.config import AnyDatasetConfig
+    from graft.config_dataset import AnyDatasetConfig
 
 
 def load(config: AnyDatasetConfig) -> ImageSet:

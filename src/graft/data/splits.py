@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from graft.config import AnyDatasetConfig, DatasetConfig
+from graft.config_dataset import AnyDatasetConfig, DatasetConfig
 from graft.data import sources
 from graft.data.image_set import SPLITS, ImageSet, Split
 from graft.errors import ConfigError

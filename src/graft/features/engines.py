@@ -155,7 +155,7 @@ def open_engine(name: EngineName, live: LiveBackbone) -> tuple[Engine, float]:
     if name == "tensorflow":
         _, seconds = _run_live(live, _blots(live.config.image_size))
         # A GPU has no use for one image at a time.
-        return (live if has_gpu() else _one_by_one(live.concrete(1), live.config.image_size)), seconds
+        return (live if runtime.has_gpu() else _one_by_one(live.concrete(1), live.config.image_size)), seconds
     with _unusable("its variables cannot be frozen"), _quiet("variables were frozen"):
         frozen = convert_variables_to_constants_v2(live.concrete(1))
     constants = _one_by_one(lambda image: frozen(image)[0], live.config.image_size)
@@ -292,11 +292,6 @@ class _Tflite:
 def versions() -> str:
     """The versions that decide an engine's last bits."""
     return f"tensorflow {tf.__version__} ai-edge-litert {metadata.version('ai-edge-litert')}"
-
-
-def has_gpu() -> bool:
-    """Whether TensorFlow runs on a GPU here."""
-    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def _blots(size: int) -> tf.Tensor:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from graft import backbones
+from graft import backbones, runtime
 from graft.backbones import SavedBackbone
 from graft.cache import marks
 from graft.config import Config
@@ -68,7 +68,7 @@ def choose_engine(images: int, image_size: int) -> tuple[EngineName, str]:
     Engines differ in the last bits. So neither measured speed nor what is stored decides, but the data set and the kind
     of device: the same command takes the same engine.
     """
-    if engines.has_gpu():
+    if runtime.has_gpu():
         return "tensorflow", "this machine has a GPU"
     pays = images * image_size**2 >= WORTH_CONVERTING * USUAL_SIZE**2
     count = f"{images} images of {image_size} px are {'' if pays else 'not '}worth a conversion for the CPU"
@@ -87,7 +87,7 @@ def _by_engine(engine: EngineName, reason: str, data: Data, live: LiveBackbone) 
         f"decoding {image_store.VERSION}",
         f"size {config.image_size}",
         f"range {config.value_range}",
-        f"{engine} float32 on a {'GPU' if engines.has_gpu() else 'CPU'} by {engines.versions()}",
+        f"{engine} float32 on a {'GPU' if runtime.has_gpu() else 'CPU'} by {engines.versions()}",
     )
     extraction = _Extraction(engine, reason, data, live)
     features = store.features_of(data.images.digests, key, extraction, engine, lambda: extraction.live_seconds)

@@ -13,7 +13,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from pydantic import ValidationError
 
-from graft.config import Config, TrackingConfig, flatten, settled_backbone
+from graft.config import Config, TrackingConfig, flatten
+from graft.config_backbone import settled_backbone
 from graft.config_messages import describe
 from graft.errors import ConfigError
 from graft.paths import CHECKOUT

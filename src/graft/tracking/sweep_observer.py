@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from graft import preparation, provenance
-from graft.config import AnyDatasetConfig, TrackingConfig, flatten, from_hydra, settled_backbone
+from graft.config import TrackingConfig, flatten, from_hydra
+from graft.config_backbone import settled_backbone
+from graft.config_dataset import AnyDatasetConfig
 from graft.data import splits
 from graft.errors import ConfigError
 from graft.loop.result import SUMMARY_METRICS
