@@ -168,6 +168,21 @@ def test_a_changed_pixel_is_named_before_training(records: Records, tiny: str, p
     assert "What has changed since may be why: dataset sha256." in done.output
 
 
+def test_data_that_were_moved_are_found_by_set_and_can_be_verified_all_the_same(
+    records: Records, tiny: str, photos: Path
+) -> None:
+    run_id = records.record(tiny, "dataset=image_folder", f"dataset.path={photos}")
+    photos.rename(photos.with_name("moved"))
+    gone = rerun(run_id)
+    assert isinstance(gone.exception, ConfigError)
+    assert f"dataset.path={photos}: there is no folder" in str(gone.exception)
+    assert "--set key=value gives it another value" in str(gone.exception)
+    done = rerun(run_id, "--verify", "--set", f"dataset.path={photos.with_name('moved')}")
+    assert done.exit_code == 0, done.output
+    assert f"dataset.path: {photos} then, {photos.with_name('moved')} now" in done.output
+    assert "Exact: " in done.output
+
+
 def test_another_bit_in_the_backbone_is_named_before_training(records: Records, tmp_path: Path) -> None:
     folder = save_tiny_backbone(tmp_path / "mine")
     run_id = records.record(f"backbone.url={folder}")
@@ -267,7 +282,7 @@ def test_json_says_what_the_tables_say(records: Records, tiny: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "told"),
     [
-        (["--verify", "--set", "seed=1"], ConfigError, ["--verify with --set seed=1", "allowed is one of the two"]),
+        (["--verify", "--set", "seed=1"], ConfigError, ["--verify with --set seed=1", "dataset.path"]),
         (["--set", "sed=1"], ConfigError, ["--set sed=1: there is no such key; did you mean seed?"]),
         (["--set", "width=1"], ConfigError, ["did you mean head_width?"]),
         (["--set", "backbone=inception"], ConfigError, ["backbone is a group of keys; allowed are", "backbone.url"]),

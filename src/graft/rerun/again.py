@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 
 Verdict = Literal["exact", "diverged"]
 
+PLACES = ("dataset.path", "dataset.data_dir", "dataset.download", "backbone.url")
+"""Keys that say where something lies. What it holds has a digest of its own, so a verified rerun may set them."""
+
 RUN_ID_FILE = Path("checkpoints") / "mlflow_run_id"
 
 
@@ -81,15 +84,15 @@ def rerun(
         teller: Says what is found while it goes on.
 
     Raises:
-        ConfigError: if `assignments` and `verify` are both given, for wrong assignments, and if a single run's data
+        ConfigError: if `assignments` change what is to be verified, for wrong assignments, and if a single run's data
             set or backbone cannot be used any more.
         FatalError: if there is no such run, or nothing of it that can be compared.
         Interrupted: if the user stopped it.
     """
-    if verify and assignments:
+    if verify and (changing := [each for each in assignments if each.partition("=")[0] not in PLACES]):
         raise ConfigError(
-            f"--verify with --set {' '.join(assignments)}: a changed run has other numbers, so there is nothing to "
-            "verify; allowed is one of the two"
+            f"--verify with --set {' '.join(changing)}: a changed run has other numbers, so there is nothing to "
+            f"verify; with --verify --set may only say where things lie now: {', '.join(PLACES)}"
         )
     found = recorded_run.find(open_store(tracking, create=False), name)
     tracking = tracking.model_copy(update={"experiment": found.store.experiment_name})
@@ -148,10 +151,9 @@ def _sweep_again(how: _How, runs: Sequence[RecordedRun], sweep: Run) -> list[Rer
 
 def _again(how: _How, run: RecordedRun, parent: str | None) -> Rerun:
     started = time.perf_counter()
-    as_recorded = restore(run, how.tracking)
-    config = restore(run, how.tracking, how.assignments) if how.assignments else as_recorded
-    how.teller.begins(run, config)
-    different = differences.of_configuration(run, as_recorded, config)
+    how.teller.begins(run)
+    config = restore(run, how.tracking, how.assignments)
+    different = differences.of_configuration(run, config)
     config = check(with_engine_of(run, config))
     with Interruption() as interruption:
         different += differences.of_surroundings(run, config)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graft import preparation, provenance, runtime
-from graft.config import Config
+from graft.config import Config, flatten
 from graft.rerun.restore import younger_keys
 from graft.tracking.recorded_run import RecordedRun
 
@@ -29,28 +28,29 @@ class Difference:
     now: str
 
 
-def of_configuration(run: RecordedRun, restored: Config, config: Config) -> list[Difference]:
+def of_configuration(run: RecordedRun, config: Config) -> list[Difference]:
     """Keys that have another value than the run was recorded with.
 
     Args:
         run: The record.
-        restored: What its config.yaml says.
         config: What is run now.
     """
-    before, after = restored.flat(), config.flat()
-    changed = [
-        Difference(key, _word(before.get(key)), _word(value))
-        for key, value in after.items()
-        if not key.startswith("tracking.") and before.get(key, "") != value
-    ]
-    younger = [Difference(key, "no such key", _word(value)) for key, value in younger_keys(run).items()]
+    before = {key: value for key, value in flatten(run.config).items() if not key.startswith("tracking.")}
+    after = {key: value for key, value in config.flat().items() if not key.startswith("tracking.")}
+    younger = younger_keys(run)
     # The params were written apart from config.yaml: should one of them have been edited, they disagree.
     edited = [
         Difference(key, run.params[key], _word(value))
         for key, value in before.items()
-        if not key.startswith("tracking.") and key in run.params and run.params[key] != str(value)
+        if key in run.params and run.params[key] != str(value)
     ]
-    return [*edited, *younger, *changed]
+    new = [Difference(key, "no such key", _word(after[key])) for key in younger if key in after]
+    changed = [
+        Difference(key, _word(before[key]), _word(value))
+        for key, value in after.items()
+        if key in before and before[key] != value
+    ]
+    return [*edited, *new, *changed]
 
 
 def of_surroundings(run: RecordedRun, config: Config) -> list[Difference]:
@@ -72,11 +72,6 @@ def of_surroundings(run: RecordedRun, config: Config) -> list[Difference]:
         for name, value in then.items()
         if value != now.get(name, NOTHING)
     ]
-
-
-def told(differences: Sequence[Difference]) -> list[str]:
-    """The differences in words, one line each."""
-    return [f"{each.what}: {each.then} then, {each.now} now" for each in differences]
 
 
 def _word(value: object) -> str:

@@ -32,9 +32,7 @@ class Number:
     @property
     def equal(self) -> bool:
         """Whether they are the same to the last bit."""
-        return self.recorded == self.rerun or (
-            self.rerun is not None and self.recorded != self.recorded and self.rerun != self.rerun
-        )
+        return self.rerun is not None and self.recorded.hex() == self.rerun.hex()  # tells -0 from 0, and knows NaN
 
     def __str__(self) -> str:
         where = "" if self.epoch is None else f" of epoch {self.epoch}"

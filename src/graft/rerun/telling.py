@@ -39,7 +39,7 @@ class Teller:
         """A trial that cannot be run again at all."""
         self._say(reason)
 
-    def begins(self, run: RecordedRun, config: Config) -> None:
+    def begins(self, run: RecordedRun) -> None:
         """Before anything is looked at."""
         self._say(f"Rerun of {run.name} ({run.id})")
 
