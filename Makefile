@@ -57,7 +57,7 @@ tensorboard: setup ## TensorBoard over all runs on http://127.0.0.1:6006, or on 
 	$(IN_VENV) tensorboard --logdir "$(HOME_DIR)/mlruns" --host 127.0.0.1 --port $(or $(PORT),6006)
 
 test: setup lint ## Lint, types, import rules and the whole test suite
-	$(IN_VENV) python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(IN_VENV) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup ## Style, types and import rules
 	$(IN_VENV) ruff check .

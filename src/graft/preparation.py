@@ -6,6 +6,7 @@ for a trial whose settings differ in learning rate, dropout rate or seed alone.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from graft.data.pipeline import Data, Inputs
     from graft.features.store import Features
     from graft.loop.gradient_tape import Trainer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,7 @@ def _trainer(config: Config, backbone: SavedBackbone, data: Data, features: Feat
         runtime.forget(config)
         if features is not None:
             return _Warm(Trainer(build_head(features.width, config, classes=classes), config), [], draws=False)
+        log.info("The first epoch also makes TensorFlow's graph of the model, and so takes longer than the others")
         layer = backbones.hub_layer(backbone, config.backbone, config.trainable, image_size=config.image_size)
         model = build_model(layer, config, classes=classes)
         pretrained = model.get_layer(BACKBONE).get_weights() if config.trainable else []

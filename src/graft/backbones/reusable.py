@@ -33,7 +33,8 @@ def save(network: Network, folder: Path) -> None:
     Once loaded, `batch_norm_momentum` may be a Python number or a scalar tensor, and may be left out.
     """
     root = tf.train.Checkpoint(network=network)
-    root.__call__ = tf.function(network.__call__)
+    # Networks have no control flow that hangs on a tensor, and AutoGraph would read their code for over a second.
+    root.__call__ = tf.function(network.__call__, autograph=False)
     for training in (False, True):
         root.__call__.get_concrete_function(
             tf.TensorSpec((None, None, None, 3), tf.float32, name="images"),
