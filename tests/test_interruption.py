@@ -25,7 +25,7 @@ from tests.conftest import backbone_at, run_command
 from tests.processes import Blow, Training
 from tests.sweep.apps import LONG
 
-from graft.interruption import Interruption
+from graft.interruption import Interruption, undisturbed
 from graft.paths import CHECKOUT
 
 TIMED = {"epoch_seconds", "images_per_second", "total_seconds", "epoch_seconds_live", "probe_seconds"}
@@ -196,6 +196,24 @@ def test_a_folder_of_another_run_is_refused(lab: Laboratory, whole: Record) -> N
     assert refused.wait() == 2
     assert "run.json is damaged" in refused.errors
     assert "Traceback" not in refused.errors
+    (lab.folder / "unknown/checkpoints/run.json").unlink()
+    refused = lab.start("unknown")
+    assert refused.wait() == 2
+    assert "run.json, which says of which run, is gone" in refused.errors
+    assert lab.record("whole").points == whole.points
+
+
+def test_two_processes_do_not_share_a_folder(lab: Laboratory) -> None:
+    first = lab.start("shared", "epochs=300")
+    while not lab.saved("shared"):
+        assert first.running(), first.errors
+        time.sleep(0.02)
+    second = lab.start("shared", "epochs=300")
+    assert second.wait() == 2
+    assert "another process is at work in this folder" in second.errors
+    assert first.running(), first.errors
+    first.kill()
+    first.wait()
 
 
 def test_an_interruption_that_a_library_turned_into_an_error_of_its_own_is_one_still() -> None:
@@ -213,6 +231,39 @@ def test_an_interruption_that_a_library_turned_into_an_error_of_its_own_is_one_s
         training()
     assert interruption.requested
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_must_not_be_broken_off_is_finished_first() -> None:
+    done = []
+
+    def training() -> None:
+        with Interruption():
+            with undisturbed(), undisturbed():
+                signal.raise_signal(signal.SIGINT)
+                done.append("written")
+            done.append("gone on")
+
+    with pytest.raises(KeyboardInterrupt):
+        training()
+    assert done == ["written"]
+
+
+def test_a_second_signal_breaks_it_off_all_the_same() -> None:
+    done = []
+
+    def training() -> None:
+        with Interruption(), undisturbed():
+            signal.raise_signal(signal.SIGINT)
+            done.append("once")
+            signal.raise_signal(signal.SIGINT)
+            done.append("twice")
+
+    with pytest.raises(KeyboardInterrupt):
+        training()
+    assert done == ["once"]
+    with undisturbed():
+        done.append("outside of a run nothing is held back")
+    assert len(done) == 2
 
 
 def test_an_error_without_an_interruption_stays_what_it_is() -> None:
@@ -319,7 +370,8 @@ def killed_trials(lab: Laboratory, moments: random.Random) -> list[int]:
     """The same with the worker of a sweep, which the sweep replaces."""
     arguments = ["seed=0,1", *lab.always, "epochs=60", "hydra.sweeper.max_retries=50"]
     whole = sweep(lab.home, *arguments, "hydra.sweeper.study_name=whole")
-    assert whole.wait() == 0, whole.communicate()
+    said = whole.communicate()
+    assert whole.returncode == 0, said
     controller = sweep(lab.home, *arguments, "hydra.sweeper.study_name=killed")
     folder = lab.home / "mlruns" / "sweeps"
     killed: list[int] = []

@@ -16,18 +16,39 @@ from urllib.parse import urlsplit
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from graft.config_backbone import BackboneConfig
 from graft.config_dataset import WHERE_DATA_LIE, AnyDatasetConfig
 from graft.config_group import Group, PositiveInt
 from graft.config_messages import describe, describe_missing
 from graft.errors import ConfigError
-from graft.paths import home
+from graft.paths import home, records
 
 Scalar = bool | int | float | str | None
 
-LearningRate = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
+LEAST_FLOAT32 = 1.2e-38
+BELOW_ONE_IN_FLOAT32 = 1 - 2**-25
+
+
+def _no_zero_in_float32(value: float) -> float:
+    if value < LEAST_FLOAT32:
+        raise ValueError("training computes in float32, where this is 0; allowed is a number from 1.2e-38")
+    return value
+
+
+def _below_one_in_float32(value: float) -> float:
+    if value >= BELOW_ONE_IN_FLOAT32:
+        raise ValueError("training computes in float32, where this is 1; allowed is a number from 0 and below 1")
+    return value
+
+
+LearningRate = Annotated[
+    float, Field(gt=0, allow_inf_nan=False, description="a number above 0"), AfterValidator(_no_zero_in_float32)
+]
+DropoutRate = Annotated[
+    float, Field(ge=0, lt=1, description="a number from 0 and below 1"), AfterValidator(_below_one_in_float32)
+]
 
 
 class AdamConfig(Group):
@@ -82,6 +103,11 @@ class TrackingConfig(Group):
             return value
         raise ValueError("sqlite:///<file>, http://… and https://… are possible; MLflow has closed its file store")
 
+    def options(self) -> list[str]:
+        """What the `graft` command is given to look here, where it would look elsewhere by itself."""
+        options = [] if self.uri == f"sqlite:///{records() / 'mlflow.db'}" else ["--tracking-uri", self.uri]
+        return options + ([] if self.experiment == "graft" else ["--experiment", self.experiment])
+
     @field_validator("artifacts")
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
@@ -105,7 +131,7 @@ class Config(Group):
     trainable: bool = Field(description="true (fine-tune) or false (transfer)")
     learning_rate: LearningRate = Field(description="a number above 0, or null for default_learning_rates")
     head_width: int = Field(ge=0, le=65536, description="a whole number from 0 to 65536; 0 means no hidden layer")
-    dropout_rate: float = Field(ge=0, lt=1, description="a number from 0 and below 1")
+    dropout_rate: DropoutRate
     batch_size: PositiveInt
     epochs: PositiveInt
     patience: PositiveInt | None = Field(description="a whole number of epochs from 1, or null")

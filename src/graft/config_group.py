@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1, both excluded")]
-PositiveInt = Annotated[int, Field(ge=1, description="a whole number from 1")]
+PositiveInt = Annotated[int, Field(ge=1, lt=2**31, description="a whole number from 1 and below 2^31")]
 
 
 class Group(BaseModel):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
+from typing import Self
 
 from graft.errors import Interrupted
 from graft.sweep.signals import StopRequests
@@ -14,7 +17,18 @@ class Interruption(StopRequests):
     Raising alone is not enough. Where the exception comes up in a callback, TensorFlow makes an error of its own of it,
     and a finaliser swallows it. So an error that ends the block after a signal counts as the interruption it comes
     from, and a loop can ask.
+
+    What must not be broken off half-way is done in `undisturbed`.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = 0
+        self.waiting = False
+
+    def __enter__(self) -> Self:
+        _entered.append(self)
+        return super().__enter__()
 
     @property
     def requested(self) -> bool:
@@ -25,9 +39,36 @@ class Interruption(StopRequests):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)
+        _entered.remove(self)
         if self.requested and isinstance(error, Exception) and not isinstance(error, Interrupted):
             raise KeyboardInterrupt from error
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         super()._on_signal(number, frame)
+        if self.held and self.count == 1:
+            self.waiting = True
+            return
         raise KeyboardInterrupt
+
+
+_entered: list[Interruption] = []
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """While entered, an `Interruption` waits for the end of the block with its first signal; a second one raises.
+
+    A write to a database that is broken off keeps its lock, so that nobody can write how it ended.
+    """
+    if not _entered:
+        yield
+        return
+    interruption = _entered[-1]
+    interruption.held += 1
+    try:
+        yield
+    finally:
+        interruption.held -= 1
+        if interruption.waiting and not interruption.held:
+            interruption.waiting = False
+            raise KeyboardInterrupt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import yaml
 from graft import files, provenance, runtime
 from graft.config import Config
 from graft.errors import FailedTrial, Interrupted
+from graft.interruption import undisturbed
 from graft.preparation import Prepared
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from graft.loop.result import StopSignal, TrainResult
     from graft.tracking.mlflow_recorder import MlflowRecorder
     from graft.tracking.recorder import Recorder
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,27 +60,38 @@ def recorded(
     from graft.tracking.tensorboard import TensorBoardRecorder
 
     directory = occasion.directory
-    mlflow_recorder = MlflowRecorder(
-        open_store(config.tracking),
-        name=run_name(config),
-        tags={**occasion.tags, **_tags(config, prepared, occasion)},
-        parent_run_id=occasion.parent_run_id,
-        id_file=directory / "checkpoints" / "mlflow_run_id",
-    )
-    recorder = Recorders([occasion.front, TensorBoardRecorder(directory), mlflow_recorder])
+    recorder: Recorders | None = None
     try:
+        with undisturbed():  # a run that is made has to be known to whoever closes it
+            mlflow_recorder = MlflowRecorder(
+                open_store(config.tracking),
+                name=run_name(config),
+                tags={**occasion.tags, **_tags(config, prepared, occasion)},
+                parent_run_id=occasion.parent_run_id,
+                id_file=directory / "checkpoints" / "mlflow_run_id",
+            )
+            recorder = Recorders([occasion.front, TensorBoardRecorder(directory), mlflow_recorder])
         recorder.log_params(config.flat())
         _describe(config, prepared.data, mlflow_recorder, directory)
         yield recorder, mlflow_recorder
     except BaseException as error:
         # In a run on its own the error may be what TensorFlow made of the interruption.
         if isinstance(error, KeyboardInterrupt) or (occasion.if_interrupted and stop_reason() == "interrupted"):
-            recorder.close("interrupted")
+            _close_interrupted(recorder)
             if not occasion.if_interrupted:
                 raise
             raise Interrupted(f"Interrupted. {occasion.if_interrupted}") from None
-        recorder.close("failed", error.cause if isinstance(error, FailedTrial) else type(error).__name__)
+        if recorder is not None:
+            recorder.close("failed", error.cause if isinstance(error, FailedTrial) else type(error).__name__)
         raise
+
+
+def _close_interrupted(recorder: Recorder | None) -> None:
+    try:
+        if recorder is not None:
+            recorder.close("interrupted")
+    except Exception as error:  # what the user should hear after all is how to go on
+        log.warning("The record could not be closed, and still says that the run goes on: %s", error)
 
 
 def leave_behind(config: Config, result: TrainResult, recorder: MlflowRecorder, directory: Path) -> None:

@@ -10,11 +10,13 @@ import json
 import logging
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import filelock
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -56,10 +58,11 @@ def _train(composed: DictConfig, stop_reason: StopSignal) -> float | dict[str, f
     directory = Path(hydra.runtime.output_dir)
     config = check(from_hydra(composed))
     _refuse_unusable_store(config)
-    prepared = prepare(config)
-    _claim(directory, config, prepared)
-    occasion = _occasion(config, directory, list(hydra.overrides.task))
-    done = carry_out(config, prepared, occasion, stop_reason, started)
+    with _alone_in(directory):
+        prepared = prepare(config)
+        _claim(directory, config, prepared)
+        occasion = _occasion(config, directory, list(hydra.overrides.task))
+        done = carry_out(config, prepared, occasion, stop_reason, started)
     if not trial.current():
         print(f"Checkpoints and TensorBoard events: {directory}\nRecord: make ui, run {done.run_id}")
         print(f"Again: {rerun_command(done.run_id)}")
@@ -174,6 +177,26 @@ def _probe(config: Config, prepared: Prepared, directory: Path) -> tuple[dict[st
     return metrics, extraction_seconds
 
 
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Keeps other processes out of a run's folder; the system frees it when this one dies.
+
+    Raises:
+        ConfigError: if another one is at work there.
+    """
+    lock = filelock.FileLock(directory / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise ConfigError(
+            f"hydra.run.dir={directory}: another process is at work in this folder; wait for it, or name another one"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _claim(directory: Path, config: Config, prepared: Prepared) -> None:
     """Makes `directory` this run's own; a run that is there already has to be the same one, to be gone on with.
 
@@ -182,11 +205,17 @@ def _claim(directory: Path, config: Config, prepared: Prepared) -> None:
     """
     settings = {key: value for key, value in config.flat().items() if not key.startswith("tracking.")}
     own = {**settings, "data": prepared.data.sha256, "backbone": prepared.backbone.sha256}
-    claim = directory / "checkpoints" / "run.json"
-    if claim.is_file():
+    folder = directory / "checkpoints"
+    claim = folder / "run.json"
+    if not claim.exists() and ((folder / "mlflow_run_id").exists() or any(folder.glob("*/ckpt-*"))):
+        raise ConfigError(
+            f"hydra.run.dir={directory}: there are checkpoints, and {claim}, which says of which run, is gone; allowed "
+            "is an empty folder"
+        )
+    if claim.exists():
         try:
             there = dict(json.loads(claim.read_bytes()))
-        except (ValueError, TypeError):
+        except (OSError, ValueError, TypeError):
             raise ConfigError(
                 f"hydra.run.dir={directory}: {claim} is damaged, and so it is unknown which run has its checkpoints "
                 "there; allowed is an empty folder"

@@ -130,12 +130,13 @@ class InMlflow(Case):
         if not (folder / "mlflow.db").exists():
             shutil.copy(migrated(), folder / "mlflow.db")
 
-    def open(self) -> Recorder:
+    def open(self, **more: str) -> Recorder:
         tracking = TrackingConfig(
             uri=f"sqlite:///{self.folder}/mlflow.db", artifacts=str(self.folder / "artifacts"), experiment="test"
         )
         self.store: Store = open_store(tracking)
         tags = {"graft.kind": "trial", "graft.sweep": "s", "graft.trial": "3"}
+        tags |= {f"graft.{name}": value for name, value in more.items()}
         recorder = MlflowRecorder(self.store, name="frozen", tags=tags)
         self.run_id = recorder.run_id
         return recorder
@@ -256,6 +257,23 @@ def test_another_attempt_takes_up_the_run_and_an_end_that_was_none_is_forgotten(
     assert case.tags()["graft.state"] == "complete"
     assert "graft.failure" not in case.tags()
     assert case.store.client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_run_that_goes_on_with_other_code_says_so_and_is_verified_no_more(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    case = InMlflow(home)
+    first = case.open(commit="a-dirty", uncommitted_sha256="1234", device="CPU")
+    first.log_metrics(EPOCH, step=0)
+    first.set_tags({"graft.verified": "exact", "graft.verified_by": "another"})
+    case.open(commit="b", device="CPU")
+    tags = case.tags()
+    assert not {"graft.verified", "graft.verified_by", "graft.uncommitted_sha256"} & tags.keys()
+    assert tags["graft.commit"] == "b"
+    assert tags["graft.changed_midway"] == "commit a-dirty, then b; uncommitted_sha256 1234, then none"
+    assert "commit a-dirty, then b" in caplog.text
+    case.open(commit="b", device="CPU", tensorflow="2")
+    assert case.tags()["graft.changed_midway"].endswith("then none; tensorflow none, then 2")
 
 
 def test_a_run_is_found_by_the_file_in_its_folder_and_made_anew_once_it_was_deleted(home: Path) -> None:

@@ -13,13 +13,17 @@ from mlflow.entities import DatasetInput, InputTag, Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from graft import files
+from graft.interruption import undisturbed
 from graft.tracking.mlflow_store import Store
 from graft.tracking.recorder import STATUS, Recorder, Scalar, State, closing_tags
 
 log = logging.getLogger(__name__)
 
 CLAIM = "graft.claim"
-ENDING = {"graft.state", "graft.failure", "graft.message"}
+ENDING = {"graft.state", "graft.failure", "graft.message", "graft.verified", "graft.verified_by"}
+MADE_BY = ("graft.commit", "graft.uncommitted_sha256", "graft.lock_sha256", "graft.tensorflow", "graft.device")
+CHANGED_MIDWAY = "graft.changed_midway"
+"""What an attempt was made by that an earlier one was not, in words."""
 
 
 class MlflowRecorder(Recorder):
@@ -58,9 +62,15 @@ class MlflowRecorder(Recorder):
         if earlier is not None:
             self.run_id: str = earlier.info.run_id
             self._client.update_run(self.run_id, status="RUNNING")
-            for said in ENDING & earlier.data.tags.keys():  # of an end that turns out not to be one
+            before = earlier.data.tags
+            # Of an end that turns out not to be one, and of code that this attempt does not have.
+            for said in (ENDING | (set(MADE_BY) - tags.keys())) & before.keys():
                 self._client.delete_tag(self.run_id, said)
-            self.set_tags(tags)
+            changes = _changes(before, tags) if earlier.data.metrics else ""
+            if changes:
+                log.warning("This run goes on with other code or on another machine than it began: %s", changes)
+            midway = "; ".join(text for text in (before.get(CHANGED_MIDWAY), changes) if text)
+            self.set_tags({**tags, **({CHANGED_MIDWAY: midway} if midway else {})})
         else:
             parent = {"mlflow.parentRunId": parent_run_id} if parent_run_id else {}
             claim = {}
@@ -74,12 +84,15 @@ class MlflowRecorder(Recorder):
         if id_file is not None:
             files.write(id_file, self.run_id)
 
+    @undisturbed()
     def log_params(self, params: Mapping[str, Scalar]) -> None:
         self._store.log_params(self.run_id, params)
 
+    @undisturbed()
     def set_tags(self, tags: Mapping[str, str]) -> None:
         self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
+    @undisturbed()
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         # MLflow appends: a step that is logged again shows as a second point, and nothing can be deleted.
         now, at = int(time.time() * 1000), step or 0
@@ -89,12 +102,14 @@ class MlflowRecorder(Recorder):
             for metric in fresh:
                 self._steps_of(metric.key).add(at)
 
+    @undisturbed()
     def log_artifact(self, path: Path, folder: str = "") -> None:
         if path.is_dir():
             self._client.log_artifacts(self.run_id, str(path), folder or None)
         else:
             self._client.log_artifact(self.run_id, str(path), folder or None)
 
+    @undisturbed()
     def log_dataset(self, name: str, source: str, digest: str, contexts: Mapping[str, int]) -> None:
         """Names the run's data: one input a split.
 
@@ -113,6 +128,7 @@ class MlflowRecorder(Recorder):
         ]
         self._client.log_inputs(self.run_id, inputs)  # MLflow passes over those that the run has
 
+    @undisturbed()
     def close(self, state: State, failure: str | None = None) -> None:
         self.set_tags(closing_tags(state, failure))
         self._client.set_terminated(self.run_id, STATUS[state])
@@ -122,6 +138,13 @@ class MlflowRecorder(Recorder):
             history = self._client.get_metric_history(self.run_id, name) if self._reopened else []
             self._logged[name] = {metric.step for metric in history}
         return self._logged[name]
+
+
+def _changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """What the attempts of a run were made by, where it is not the same."""
+    differing = [name.removeprefix("graft.") for name in MADE_BY if before.get(name) != now.get(name)]
+    both = [(name, before.get(f"graft.{name}", "none"), now.get(f"graft.{name}", "none")) for name in differing]
+    return "; ".join(f"{name} {then}, then {at_last}" for name, then, at_last in both)
 
 
 def _run_named_in(id_file: Path, store: Store) -> Run | None:

@@ -13,6 +13,7 @@ import filelock
 
 from graft.config import TrackingConfig
 from graft.errors import FatalError
+from graft.interruption import undisturbed
 from graft.paths import records
 from graft.tracking.tagged_run import NoSuchExperiment
 
@@ -153,6 +154,7 @@ def _told_as_fatal(tracking: TrackingConfig) -> Iterator[None]:
         raise FatalError(f"tracking.uri={tracking.uri}: MLflow cannot use it: {reason}") from error
 
 
+@undisturbed()
 def _opened(tracking: TrackingConfig, create: bool) -> Store:
     client = MlflowClient(tracking_uri=tracking.uri)
     experiment = client.get_experiment_by_name(tracking.experiment)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from mlflow.exceptions import MlflowException
 
-from graft.errors import FatalError
+from graft.errors import ConfigError, FatalError
 from graft.tracking.mlflow_store import Run, Store
 
 LEAST_PREFIX = 6
@@ -29,6 +29,8 @@ class RecordedRun:
         params: Every leaf of the configuration, as text.
         config: The resolved configuration, as `graft.config.Config` dumps it.
         metrics: By name and step. What a run has once is at step 0.
+        status: MLflow's, such as FINISHED.
+        contradictions: What is recorded twice and not the same, in words.
     """
 
     id: str
@@ -37,6 +39,8 @@ class RecordedRun:
     params: Mapping[str, str]
     config: Mapping[str, Any]
     metrics: Mapping[str, Mapping[int, float]]
+    status: str
+    contradictions: Sequence[str] = ()
 
     @property
     def state(self) -> str:
@@ -46,7 +50,7 @@ class RecordedRun:
     @property
     def trial(self) -> int | None:
         """Its number in its sweep."""
-        return int(self.tags["graft.trial"]) if "graft.trial" in self.tags else None
+        return _trial_of(self.tags)
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,8 @@ def find(store: Store, name: str) -> Found:
         name: A run's id or the beginning of one, or a sweep's name or the id of its parent run.
 
     Raises:
-        FatalError: if there is no such run or sweep, or it was recorded too incompletely to be run again.
+        ConfigError: if there is no such run or sweep.
+        FatalError: if it was recorded too incompletely to be run again.
     """
     run = _by_id(store, name)
     if run is None:
@@ -83,16 +88,21 @@ def find(store: Store, name: str) -> Found:
         named = [each for each in known if _is_sweep(each) and each.data.tags.get("graft.sweep") == name]
         if len(fitting) > 1:
             ids = ", ".join(each.info.run_id for each in fitting)
-            raise FatalError(f"{name}: several runs begin like that: {ids}")
+            raise ConfigError(f"{name}: several runs begin like that: {ids}")
         run = next(iter([*fitting, *named]), None)
+        if run is None and any(each.info.run_id.startswith(name) for each in known):
+            raise ConfigError(f"{name}: of a run's id at least {LEAST_PREFIX} characters are wanted")
         if run is None:
-            raise FatalError(f"There is no run and no sweep {name}{_latest(known)}")
+            raise ConfigError(f"There is no run and no sweep {name}{_latest(known)}")
     store = _where(store, run)
     if not _is_sweep(run):
         return Found(store, [_whole(store, run)])
-    sweep = run.data.tags["graft.sweep"]
+    if not (sweep := run.data.tags.get("graft.sweep")):
+        raise FatalError(
+            f"The run {run.info.run_id} is a sweep whose tag graft.sweep is gone, so its trials are unknown"
+        )
     whole, left_out = [], []
-    for each in sorted(store.find(kind="trial", sweep=sweep), key=lambda each: int(each.data.tags["graft.trial"])):
+    for each in sorted(store.find(kind="trial", sweep=sweep), key=lambda each: _trial_of(each.data.tags) or 0):
         try:
             whole.append(_whole(store, each))
         except FatalError as error:  # such as a trial that failed before it began
@@ -138,20 +148,40 @@ def _latest(known: Sequence[Run]) -> str:
     return f"; the latest are: {'; '.join(told)}" if told else "; nothing is recorded here yet"
 
 
+def _trial_of(tags: Mapping[str, str]) -> int | None:
+    number = tags.get("graft.trial", "")
+    return int(number) if number.isdecimal() else None
+
+
 def _whole(store: Store, run: Run) -> RecordedRun:
     client, run_id = store.client, run.info.run_id
     with tempfile.TemporaryDirectory() as folder:
         try:
             file = client.download_artifacts(run_id, "config.yaml", folder)
             config = yaml.safe_load(Path(file).read_text())
-        except (MlflowException, OSError, yaml.YAMLError) as error:
+        except (MlflowException, OSError, ValueError, yaml.YAMLError) as error:
             reason = str(error).strip().splitlines()[0]
             raise FatalError(
                 f"The run {run_id} ({run.info.run_name}) cannot be run again: its artifact config.yaml cannot be read: "
                 f"{reason}"
             ) from error
-    if not isinstance(config, dict):
+    if not isinstance(config, dict) or not isinstance(config.get("dataset"), dict):
         raise FatalError(f"The run {run_id} cannot be run again: its artifact config.yaml holds no configuration")
     histories = {name: client.get_metric_history(run_id, name) for name in run.data.metrics}
     metrics = {name: {point.step: point.value for point in history} for name, history in histories.items()}
-    return RecordedRun(run_id, run.info.run_name, run.data.tags, run.data.params, config, metrics)
+    contradictions = [
+        f"{name} at step {step} has several values"
+        for name, history in histories.items()
+        for step in metrics[name]
+        if len({point.value.hex() for point in history if point.step == step}) > 1
+    ]
+    return RecordedRun(
+        id=run_id,
+        name=run.info.run_name,
+        tags=run.data.tags,
+        params=run.data.params,
+        config=config,
+        metrics=metrics,
+        status=run.info.status,
+        contradictions=contradictions,
+    )
