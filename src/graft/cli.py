@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from typing import Annotated
 
@@ -15,6 +16,8 @@ from graft.backbones import listing
 from graft.cache import manage, sizes, tables
 from graft.config import TrackingConfig
 from graft.errors import STATUS_DIVERGED_RERUN, STATUS_FAILED, STATUS_INTERRUPTED, ConfigError, GraftError
+
+WIDTH = 160  # characters, where nothing says how many there are
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 cache_app = typer.Typer(no_args_is_help=True)
@@ -47,12 +50,15 @@ def compare(
     if as_json:
         print(json.dumps(comparison.as_json(found), indent=2))
     else:
-        comparison.show(found, Console())
+        comparison.show(found, _console())
 
 
 @app.command()
 def rerun(
-    run: Annotated[str, typer.Argument(help="Id of a run, or its beginning; or name of a sweep: all its trials.")],
+    run: Annotated[
+        str,
+        typer.Argument(help="Id of a run, or its first characters, 6 at least; or name of a sweep: all its trials."),
+    ],
     verify: Annotated[
         bool, typer.Option("--verify", help="Extract features anew; status 3 if any recorded number differs.")
     ] = False,
@@ -103,7 +109,7 @@ def doctor(
         found = list(checks)
         print(json.dumps(report.as_json(found), indent=2))
     else:
-        found = report.show(checks, Console())
+        found = report.show(checks, _console())
     if report.has_problem(found):
         raise typer.Exit(STATUS_FAILED)
 
@@ -128,7 +134,7 @@ def datasets(
         if plot is not None:
             raise ConfigError(f"--plot={plot}: of which data set? graft datasets NAME|PATH --plot {plot}")
         told = found.options()
-        print(json.dumps(told, indent=2)) if as_json else found.show_options(told, Console())
+        print(json.dumps(told, indent=2)) if as_json else found.show_options(told, _console())
         return
     if plot is not None:
         found.check_plot(plot)
@@ -137,7 +143,7 @@ def datasets(
     if as_json:
         print(json.dumps(found.as_json(config, summary), indent=2))
     else:
-        found.show(config, summary, Console())
+        found.show(config, summary, _console())
     if plot is not None:
         print(f"Contact sheet: {found.plot(images, plot, config.name)}", file=sys.stderr if as_json else sys.stdout)
 
@@ -149,7 +155,7 @@ def backbones(as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(listing.as_json(listed), indent=2))
     else:
-        listing.show(listed, Console())
+        listing.show(listed, _console())
 
 
 @cache_app.callback()
@@ -167,7 +173,7 @@ def cache_ls(as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(tables.as_json(listed), indent=2))
     else:
-        tables.show(listed, Console())
+        tables.show(listed, _console())
 
 
 @cache_app.command("rm")
@@ -198,9 +204,14 @@ def _end(done: manage.Removal, as_json: bool, *, failed: bool) -> None:
     if as_json:
         print(json.dumps(tables.removal_as_json(done), indent=2))
     else:
-        tables.show_removal(done, Console())
+        tables.show_removal(done, _console())
     if failed:
         raise typer.Exit(STATUS_FAILED)
+
+
+def _console() -> Console:
+    """For tables. What is no terminal has no width that they would have to keep to."""
+    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=WIDTH)
 
 
 def _tracking(uri: str, experiment: str) -> TrackingConfig:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from graft.again import rerun_command
 from graft.config import TrackingConfig
-from graft.errors import FatalError
+from graft.errors import ConfigError
 from graft.loop.result import History, typical_epoch_seconds
 from graft.tracking.mlflow_store import Run, Store, open_store
 
@@ -91,15 +91,17 @@ def compare(tracking: TrackingConfig, sweep: str | None) -> Comparison:
         sweep: A study name or the id of a parent run; None takes the latest sweep.
 
     Raises:
-        FatalError: if there is no such sweep; the text names the latest ones.
+        ConfigError: if there is no such sweep; the text names the latest ones.
     """
     store = open_store(tracking, create=False)
     parents = store.find(kind="sweep")
     parent = next((run for run in parents if sweep in (None, run.info.run_id, run.data.tags["graft.sweep"])), None)
     if parent is None:
         known = ", ".join(run.data.tags["graft.sweep"] for run in parents[:5])
-        raise FatalError(
-            f"There is no sweep {sweep}; the latest are: {known}" if parents else "There is no sweep yet: make sweep"
+        raise ConfigError(
+            f"There is no sweep {sweep}; the latest are: {known}"
+            if parents
+            else "There is no sweep yet: make sweep, or python train.py -m with several values of a key"
         )
     name = parent.data.tags["graft.sweep"]
     runs = sorted(store.find(kind="trial", sweep=name), key=lambda run: int(run.data.tags["graft.trial"]))

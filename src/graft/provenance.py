@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from graft.paths import CHECKOUT
@@ -14,6 +17,9 @@ from graft.sweep import liveness
 
 CODE = ("src", "conf", "experiments", "train.py", "pyproject.toml", "requirements.lock", "requirements-gpu.lock")
 """What decides a result, of all that lies in the checkout."""
+
+# Whatever the user's settings make of `git diff`.
+AS_PATCH = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
 
 
 def versions() -> dict[str, str]:
@@ -51,13 +57,29 @@ def uncommitted() -> bytes:
     Empty if there is none, and outside a git checkout.
     """
     try:
-        patch = _git("diff", "HEAD", "--binary", "--no-color", "--no-ext-diff", "--", *CODE)
+        patch = _git("diff", *AS_PATCH, "HEAD", "--", *CODE)
         unknown = _git("ls-files", "--others", "--exclude-standard", "-z", "--", *CODE).split(b"\0")
-        # It exits with 1, for the two files differ.
-        added = [_git("diff", "--no-index", "--binary", "--", "/dev/null", name, failing=1) for name in unknown if name]
+        added = [_as_new(file) for name in unknown if name for file in _files(os.fsdecode(name))]
     except (OSError, subprocess.CalledProcessError):
         return b""
     return patch + b"".join(added)
+
+
+def _files(name: str) -> Iterator[str]:
+    """`name`; of a folder, which git gives where it is a link or a repository of its own, all that is in it."""
+    if not (CHECKOUT / name).is_dir():
+        yield name
+        return
+    for folder, folders, files in os.walk(CHECKOUT / name):
+        folders[:] = sorted(set(folders) - {".git"})
+        yield from (str((Path(folder) / file).relative_to(CHECKOUT)) for file in sorted(files))
+
+
+def _as_new(name: str) -> bytes:
+    """A file that git does not know, as a patch that adds it."""
+    # It exits with 1, for the two files differ; without a word of how, where it cannot read one.
+    added = _git("diff", "--no-index", *AS_PATCH, "--", "/dev/null", name, failing=1)
+    return added or f"# {name} is in no commit, and could not be read\n".encode()
 
 
 @functools.cache

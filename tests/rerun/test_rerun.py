@@ -222,7 +222,7 @@ def test_a_change_is_named_and_claims_no_identity(records: Records, tiny: str) -
     assert done.exit_code == 0, done.output
     assert "seed: 0 then, 1 now" in done.output
     assert "learning_rate: 0.001 then, 0.0001 now" in done.output  # it follows trainable, as in train.py
-    assert "numbers differ" in done.output
+    assert "With seed=1 trainable=true " in done.output
     assert "Exact" not in done.output
     again = records.rerun_of(run_id)
     assert again["graft.changed"] == "seed=1 trainable=true"

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-from graft import paths
 from graft.again import python, train_command
 from graft.config import TrackingConfig
 from graft.doctor.report import Check, Status, listed
@@ -153,12 +152,7 @@ def _sweep_in_words(sweep: str, runs: Sequence[TaggedRun]) -> str:
 
 
 def _close_command(tracking: TrackingConfig) -> str:
-    words = ["graft", "doctor", "--close-dead"]
-    if tracking.uri != f"sqlite:///{paths.records() / 'mlflow.db'}":
-        words += ["--tracking-uri", tracking.uri]
-    if tracking.experiment != "graft":
-        words += ["--experiment", tracking.experiment]
-    return shlex.join(words)
+    return shlex.join(["graft", "doctor", "--close-dead", *tracking.options()])
 
 
 def _same_command(sweep: str) -> str:
@@ -168,7 +162,7 @@ def _same_command(sweep: str) -> str:
 def _go_on(run: TaggedRun) -> str | None:
     """The command that goes on with a run that is no trial; None if its folder is gone or was not recorded."""
     if run.kind == "rerun" and (rerun_of := run.tags.get("graft.rerun_of")):
-        return f"graft rerun {rerun_of}"
+        return run.tags.get("graft.command", f"graft rerun {rerun_of}")
     if not run.directory or not Path(run.directory).is_dir():
         return None
     return train_command(run.overrides, shlex.quote(f"hydra.run.dir={run.directory}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shlex
 import tempfile
@@ -13,8 +14,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from graft import provenance
 from graft.config import Config, TrackingConfig
-from graft.errors import ConfigError, FailedTrial, FatalError, GraftError
+from graft.errors import ConfigError, FailedTrial, FatalError, GraftError, Interrupted
 from graft.interruption import Interruption
 from graft.loop.result import StopReason, StopSignal
 from graft.paths import records
@@ -24,7 +26,7 @@ from graft.rerun import differences, numbers
 from graft.rerun.differences import Difference
 from graft.rerun.numbers import Numbers
 from graft.rerun.restore import restore, with_engine_of
-from graft.rerun.telling import Teller
+from graft.rerun.telling import Teller, few
 from graft.run import carry_out
 from graft.tracking import recorded_run
 from graft.tracking.mlflow_store import Run, Store, open_store
@@ -52,6 +54,9 @@ class Rerun:
         differences: What was not as it had been, named before it began.
         numbers: Every recorded number beside the new one; None if there is nothing to compare.
         unpromised: Why the numbers need not be the same; empty if they have to be.
+        flaws: Why the record of the run proves nothing; empty if it is whole.
+        cut_off: How far the recorded run came, in words, if it did not come to its end; empty if it did.
+        changed: The assignments that the numbers may hang on.
         exact: Whether they are, and the rerun ended as the recorded run had.
         verified: `exact` as the tag has it; None if no verdict was asked for.
         failure: How the rerun failed where the recorded run had not; None if it did not.
@@ -65,6 +70,9 @@ class Rerun:
     differences: tuple[Difference, ...]
     numbers: Numbers | None
     unpromised: str
+    flaws: tuple[str, ...]
+    cut_off: str
+    changed: tuple[str, ...]
     exact: bool
     verified: Verdict | None
     failure: str | None
@@ -89,7 +97,7 @@ def rerun(
         FatalError: if there is no such run, or nothing of it that can be compared.
         Interrupted: if the user stopped it.
     """
-    if verify and (changing := [each for each in assignments if each.partition("=")[0] not in PLACES]):
+    if verify and (changing := _changing(assignments)):
         raise ConfigError(
             f"--verify with --set {' '.join(changing)}: a changed run has other numbers, so there is nothing to "
             f"verify; with --verify --set may only say where things lie now: {', '.join(PLACES)}"
@@ -99,14 +107,15 @@ def rerun(
     how = _How(found.store, tracking, name, tuple(assignments), verify, teller)
     for reason in found.left_out:
         teller.left_out(reason)
-    if found.sweep is None:
+    try:
+        if found.sweep is not None:
+            return _sweep_again(how, found.runs, found.sweep)
         (run,) = found.runs
         if verify and not run.metrics and run.state != "failed":
             raise FatalError(f"The run {run.id} recorded no epoch and no failure, so there is nothing to verify")
-        done = [_again(how, run, parent=None)]
-    else:
-        done = _sweep_again(how, found.runs, found.sweep)
-    return done
+        return [_again(how, run, parent=None)]
+    except KeyboardInterrupt:  # before a training began, or between two
+        raise Interrupted(f"Interrupted. {_to_begin_again(how)}") from None
 
 
 @dataclass(frozen=True)
@@ -118,10 +127,27 @@ class _How:
     verify: bool
     teller: Teller
 
+    @property
+    def command(self) -> str:
+        """What is typed to begin again."""
+        words = ["graft", "rerun", self.name, *(["--verify"] if self.verify else [])]
+        words += [word for assignment in self.assignments for word in ("--set", assignment)]
+        return shlex.join([*words, *self.tracking.options()])
+
+
+def _changing(assignments: Sequence[str]) -> list[str]:
+    """Those that do not only say where something lies."""
+    return [each for each in assignments if each.partition("=")[0] not in PLACES]
+
 
 def _sweep_again(how: _How, runs: Sequence[RecordedRun], sweep: Run) -> list[Rerun]:
     """All trials, one after the other; one that fails is told and the others go on."""
-    tags = {"graft.kind": "rerun", "graft.rerun_of": sweep.info.run_id}
+    tags = {
+        "graft.kind": "rerun",
+        "graft.rerun_of": sweep.info.run_id,
+        "graft.process": json.dumps(provenance.process()),
+        "graft.command": how.command,
+    }
     parent = how.store.begin(f"rerun of {sweep.data.tags['graft.sweep']}", tags)
     done: list[Rerun] = []
     try:
@@ -154,27 +180,38 @@ def _again(how: _How, run: RecordedRun, parent: str | None) -> Rerun:
     how.teller.begins(run)
     config = restore(run, how.tracking, how.assignments)
     different = differences.of_configuration(run, config)
+    flaws, cut_off = numbers.flaws(run), _cut_off(run)
+    if flaws and how.verify:
+        raise ConfigError(f"The run {run.id} cannot be verified, because its record is not whole: {few(flaws)}")
     config = check(with_engine_of(run, config))
     with Interruption() as interruption:
         different += differences.of_surroundings(run, config)
         unpromised = _unpromised(config)
         how.teller.differ(different, unpromised)
+        if flaws:
+            how.teller.flawed(flaws)
+        if cut_off:
+            how.teller.cut_off(cut_off, config.epochs, whole=not how.verify)
         directory = _new_directory()
         with _features_store(config, directory, empty=how.verify):
             prepared = prepare(config)
             occasion = _occasion(how, run, config, directory, parent)
-            stop_reason = _stop_as_it_did(run, interruption)
+            stop_reason = _stop_as_it_did(run, interruption, no_further=how.verify)
             failure = _train(config, prepared, occasion, stop_reason, started, run)
     run_id = (directory / RUN_ID_FILE).read_text()
     again = recorded_run.read(how.store, run_id)
-    compared = numbers.compare(run.metrics, again.metrics, whole=run.state in ("complete", "pruned"))
+    ended = run.state in ("complete", "pruned", "failed")
+    compared = numbers.compare(run.metrics, again.metrics, ended=ended, whole=run.state in ("complete", "pruned"))
     failed_alike = run.tags.get("graft.failure") if run.state == "failed" and failure is None else None
-    exact = failure is None and (compared.exact or (failed_alike is not None and not compared.differing))
+    # A run that diverged in its first epoch has no number, and its end says all; other failures may have any cause.
+    diverged_at_once = failed_alike == "diverged" and not again.metrics.get("val_loss")
+    exact = failure is None and not flaws and (compared.exact or (diverged_at_once and not compared.all))
     verified: Verdict | None = None
     if how.verify:
         verified = "exact" if exact else "diverged"
         how.store.set_tags(run_id, {"graft.verified": verified})
-        how.store.set_tags(run.id, {"graft.verified": verified, "graft.verified_by": run_id})
+        if ended:  # one that still goes on will have numbers that nobody compared
+            how.store.set_tags(run.id, {"graft.verified": verified, "graft.verified_by": run_id})
     how.store.set_tags(run.id, {"graft.rerun": run_id})
     done = Rerun(
         of=run.id,
@@ -184,6 +221,9 @@ def _again(how: _How, run: RecordedRun, parent: str | None) -> Rerun:
         differences=tuple(different),
         numbers=compared,
         unpromised=unpromised,
+        flaws=tuple(flaws),
+        cut_off=cut_off,
+        changed=tuple(_changing(how.assignments)),
         exact=exact,
         verified=verified,
         failure=failure,
@@ -209,9 +249,21 @@ def _train(
     return f"it came to its end, and the recorded run had failed ({expected})" if expected else None
 
 
-def _stop_as_it_did(run: RecordedRun, interruption: Interruption) -> StopSignal:
-    """Ctrl-C stops the rerun; and a run that was pruned is pruned again, after as many epochs."""
-    epochs = len(run.metrics.get("val_accuracy", {})) if run.state == "pruned" else None
+def _cut_off(run: RecordedRun) -> str:
+    if run.state not in ("interrupted", "running"):
+        return ""
+    epochs = len(run.metrics.get("val_accuracy", {}))
+    how = "was interrupted" if run.state == "interrupted" else "did not come to its end"
+    return f"{how} after {epochs} epoch{'s' * (epochs != 1)}"
+
+
+def _stop_as_it_did(run: RecordedRun, interruption: Interruption, *, no_further: bool) -> StopSignal:
+    """Ctrl-C stops the rerun; and a run that was pruned is pruned again, after as many epochs.
+
+    With `no_further` likewise one that was cut off: beyond its epochs there is nothing to compare.
+    """
+    stops = run.state == "pruned" or (no_further and run.state in ("interrupted", "running"))
+    epochs = len(run.metrics.get("val_accuracy", {})) if stops else None
     asked = 0
 
     def stop_reason() -> StopReason | None:
@@ -225,20 +277,30 @@ def _stop_as_it_did(run: RecordedRun, interruption: Interruption) -> StopSignal:
 
 
 def _occasion(how: _How, run: RecordedRun, config: Config, directory: Path, parent: str | None) -> Occasion:
-    words = ["graft", "rerun", how.name, *(["--verify"] if how.verify else [])]
-    words += [word for assignment in how.assignments for word in ("--set", assignment)]
     return Occasion(
         directory,
         how.teller.recorder(config),
         {
             "graft.kind": "rerun",
             "graft.rerun_of": run.id,
+            "graft.command": how.command,
             **({"graft.changed": shlex.join(how.assignments)} if how.assignments else {}),
         },
-        shlex.split(run.tags.get("graft.overrides", "")),
+        _words(run.tags.get("graft.overrides", "")),
         parent_run_id=parent,
-        if_interrupted=f"To begin again:\n  {shlex.join(words)}",
+        if_interrupted=_to_begin_again(how),
     )
+
+
+def _to_begin_again(how: _How) -> str:
+    return f"To begin again:\n  {how.command}"
+
+
+def _words(overrides: str) -> list[str]:
+    try:
+        return shlex.split(overrides)
+    except ValueError:  # it was edited
+        return [overrides]
 
 
 def _new_directory() -> Path:
@@ -270,4 +332,19 @@ def _unpromised(config: Config) -> str:
 
 
 def _failed(run: RecordedRun, why: str, verified: Verdict | None) -> Rerun:
-    return Rerun(run.id, run.name, run.trial, None, (), None, "", False, verified, why, None)
+    return Rerun(
+        of=run.id,
+        name=run.name,
+        trial=run.trial,
+        run_id=None,
+        differences=(),
+        numbers=None,
+        unpromised="",
+        flaws=(),
+        cut_off="",
+        changed=(),
+        exact=False,
+        verified=verified,
+        failure=why,
+        failed_alike=None,
+    )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from graft import preparation, provenance, runtime
 from graft.config import Config, flatten
 from graft.rerun.restore import younger_keys
+from graft.tracking.mlflow_recorder import CHANGED_MIDWAY
 from graft.tracking.recorded_run import RecordedRun
 
 SHOWN_DIGITS = 12  # of a digest
@@ -67,6 +69,14 @@ def of_surroundings(run: RecordedRun, config: Config) -> list[Difference]:
         "backbone_sha256": backbone.sha256,
     }
     then = {name: run.tags.get(f"graft.{name}", NOTHING) for name in (*now, "uncommitted_sha256")}
+    midway = run.tags.get(CHANGED_MIDWAY)
+    return [
+        *([Difference("made by several versions", midway, "one throughout")] if midway else []),
+        *_differing(then, now),
+    ]
+
+
+def _differing(then: Mapping[str, str], now: Mapping[str, str]) -> list[Difference]:
     return [
         Difference(name.replace("_", " "), _shortened(name, value), _shortened(name, now.get(name, NOTHING)))
         for name, value in then.items()

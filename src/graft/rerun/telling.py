@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from graft.rerun.again import Rerun
 
 SHOWN = 5  # numbers that differ
+ONLY_PLACES = ("dataset.path", "dataset.data_dir", "dataset.download")
 COMPARED = ("best_val_accuracy", "best_epoch", "test_accuracy", "test_loss", "overfit_gap", "total_seconds")
+LABELS = {"best_epoch": "best epoch, from 0"}
 
 
 class Teller:
@@ -54,6 +56,15 @@ class Teller:
         if unpromised:
             self._say(f"Note: {unpromised}.")
 
+    def flawed(self, flaws: Sequence[str]) -> None:
+        """Before training begins: the record is not whole."""
+        self._say(f"Note: the record is not whole, so that identity cannot be claimed: {few(flaws)}.")
+
+    def cut_off(self, how_far: str, epochs: int, *, whole: bool) -> None:
+        """Before training begins: the recorded run did not come to its end."""
+        then = f"the rerun trains all {epochs}" if whole else "the rerun stops there"
+        self._say(f"Note: the recorded run {how_far}; {then}.")
+
     def recorder(self, config: Config) -> ConsoleRecorder:
         """Shows the training itself."""
         return ConsoleRecorder(config.epochs, self._console)
@@ -69,10 +80,11 @@ class Teller:
             table.add_column(heading, justify="right" if heading else "left")
         for name in COMPARED:
             if 0 in run.metrics.get(name, {}) or 0 in again.metrics.get(name, {}):
-                table.add_row(name.replace("_", " "), *(_shown(each, name) for each in (run, again)))
+                table.add_row(LABELS.get(name, name.replace("_", " ")), *(_shown(each, name) for each in (run, again)))
         if table.row_count:
             self._console.print(table)
         self._say(verdict(done))
+        self._say(f"The rerun: run {done.run_id}, in {again.tags.get('graft.directory', '')}")
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -83,22 +95,41 @@ def verdict(done: Rerun) -> str:
     if done.failure is not None:
         return f"The rerun failed: {done.failure}."
     if done.failed_alike is not None and done.exact:
-        return f"It failed as the recorded run had: {done.failed_alike}; all numbers until then are the same."
+        numbers = (
+            "all numbers until then are the same" if done.numbers and done.numbers.all else "before its first number"
+        )
+        return f"It failed as the recorded run had: {done.failed_alike}; {numbers}."
     if done.numbers is None or not done.numbers.all:
         return "The recorded run has no numbers to compare."
     compared, differing = done.numbers, done.numbers.differing
+    if not differing and done.flaws:
+        same = f"All {len(compared.all)} numbers that are recorded are the same."
+        return f"{same} The record is not whole: {few(done.flaws)}."
+    if not differing and done.cut_off:
+        same = f"The same: all {len(compared.all)} recorded numbers, bit by bit."
+        return f"{same} The recorded run {done.cut_off}; more was not compared."
     if not differing:
+        once = " and of the whole run" if any(number.epoch is None for number in compared.all) else ""
         return (
             f"Exact: all {len(compared.all)} recorded numbers of {compared.epochs} "
-            f"epoch{'s' * (compared.epochs != 1)} and of the whole run are the same, bit by bit."
+            f"epoch{'s' * (compared.epochs != 1)}{once} are the same, bit by bit."
         )
-    lines = [f"{len(differing)} of {len(compared.all)} numbers differ, the first of them (epochs count from 0):"]
+    count = f"{len(differing)} of {len(compared.all)} numbers"
+    if done.changed:
+        return f"With {' '.join(done.changed)} {count} are others (epochs count from 0); the first is {differing[0]}."
+    lines = [f"{count} differ, the first of them (epochs count from 0):"]
     lines += [f"  {number}" for number in differing[:SHOWN]]
-    if done.differences:
-        lines.append(f"What has changed since may be why: {', '.join(each.what for each in done.differences)}.")
+    if reasons := [each.what for each in done.differences if each.what not in ONLY_PLACES]:
+        lines.append(f"What has changed since may be why: {', '.join(reasons)}.")
     elif done.unpromised:
         lines.append(f"They need not be the same: {done.unpromised}.")
     return "\n".join(lines)
+
+
+def few(texts: Sequence[str]) -> str:
+    """The first of `texts`, in one line."""
+    more = f"; and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
+    return "; ".join(texts[:SHOWN]) + more
 
 
 def summary(done: Sequence[Rerun]) -> Table:
@@ -116,10 +147,11 @@ def summary(done: Sequence[Rerun]) -> Table:
 
 
 def as_json(done: Sequence[Rerun]) -> list[dict[str, Any]]:
-    """Everything, as plain data; of the numbers those that differ."""
+    """Everything, as plain data: the numbers that were compared, and again those that differ."""
     return [
         {
             **{key: value for key, value in asdict(each).items() if key != "numbers"},
+            "compared": [asdict(number) for number in each.numbers.all] if each.numbers else [],
             "numbers": len(each.numbers.all) if each.numbers else 0,
             "differing": [asdict(number) for number in each.numbers.differing] if each.numbers else [],
         }
