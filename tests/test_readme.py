@@ -53,6 +53,7 @@ def test_a_command_of_the_readme_works(command: str, small: list[str], readme_ho
     if not (readme_home / "photos").exists():
         write_classes(readme_home / "photos", {"daisy": 12, "rose": 12})
     command = command.replace("/path/to/photos", str(readme_home / "photos"))
+    command = command.replace("/path/to/model", str(readme_home / "model"))
     words = shlex.split(command.replace("RUN_ID", latest_run(readme_home) if "RUN_ID" in command else ""))
     if words[0] == "make":
         words.append(f"ARGS={shlex.join(small)}")

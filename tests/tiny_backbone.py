@@ -22,7 +22,9 @@ def feature_width(width: int = 8) -> int:
     return width * GRID * GRID
 
 
-def save_tiny_backbone(folder: Path, input_size: int | None = None, width: int = 8, seed: int = 0) -> Path:
+def save_tiny_backbone(
+    folder: Path, input_size: int | None = None, width: int = 8, seed: int = 0, antialias: bool = True
+) -> Path:
     """Writes a reusable SavedModel with two convolutions and batch norms, and a grid of features.
 
     Images are float32 [batch, height, width, 3] from 0 to 1, features float32 [batch, `feature_width`].
@@ -33,11 +35,12 @@ def save_tiny_backbone(folder: Path, input_size: int | None = None, width: int =
         input_size: The only height and width in pixels that it takes; None for any.
         width: Number of filters of each convolution.
         seed: Of the weights.
+        antialias: Whether images are made small with an operation that TFLite does not have.
 
     Returns:
         `folder`.
     """
-    network = TinyBackbone(width, seed)
+    network = TinyBackbone(width, seed, antialias)
     network.calibrate(seed)
 
     root = tf.train.Checkpoint(network=network)
@@ -58,8 +61,9 @@ def save_tiny_backbone(folder: Path, input_size: int | None = None, width: int =
 class TinyBackbone(tf.Module):
     """Random filters see strokes and their ends well enough; the grid says where they are."""
 
-    def __init__(self, width: int, seed: int) -> None:
+    def __init__(self, width: int, seed: int, antialias: bool = True) -> None:
         super().__init__()
+        self.antialias = antialias
         generator = np.random.default_rng(seed)
         self.kernels, self.scales, self.offsets, self.means, self.variances = [], [], [], [], []
         for inputs in (3, width):
@@ -74,7 +78,7 @@ class TinyBackbone(tf.Module):
         self, images: tf.Tensor, training: bool = False, batch_norm_momentum: float | tf.Tensor = 0.9
     ) -> tf.Tensor:
         # A fixed small size first, so that large images cost no more than small ones.
-        x = tf.image.resize(images, (4 * GRID, 4 * GRID), antialias=True)
+        x = tf.image.resize(images, (4 * GRID, 4 * GRID), antialias=self.antialias)
         for layer in range(2):
             x = tf.nn.conv2d(x, self.kernels[layer], strides=1, padding="SAME")
             x = tf.nn.relu(self._batch_norm(layer, x, training, batch_norm_momentum))

@@ -6,7 +6,8 @@ import json
 import logging
 import os
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
@@ -16,6 +17,9 @@ from graft.backbones import listing
 from graft.cache import manage, sizes, tables
 from graft.config import TrackingConfig
 from graft.errors import STATUS_DIVERGED_RERUN, STATUS_FAILED, STATUS_INTERRUPTED, ConfigError, GraftError
+
+if TYPE_CHECKING:
+    from graft.prediction.trained_model import TrainedModel
 
 WIDTH = 160  # characters, where nothing says how many there are
 
@@ -85,6 +89,52 @@ def rerun(
         raise typer.Exit(STATUS_DIVERGED_RERUN)
     if any(each.failure for each in done):
         raise typer.Exit(STATUS_FAILED)
+
+
+@app.command()
+def predict(
+    run: Annotated[str, typer.Argument(help="Id of a run, or its beginning.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE…", help="Image files: JPEG, PNG, GIF, BMP or WebP.")],
+    tracking_uri: TrackingUri = "sqlite:///mlruns/mlflow.db",
+    experiment: Experiment = "graft",
+    as_json: AsJson = False,
+) -> None:
+    """Name the classes of images, with the best checkpoint of a recorded run."""
+    from graft.prediction import predict as prediction  # late, as above
+
+    prediction.check(images)
+    trained = _trained(tracking_uri, experiment, run)
+    predictions = list(prediction.predict(trained, images))
+    if as_json:
+        print(json.dumps(prediction.as_json(predictions), indent=2))
+    else:
+        prediction.show(predictions, _console())
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="Id of a run, or its beginning.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; nothing may be there yet.")],
+    tflite: Annotated[bool, typer.Option("--tflite", help="A model.tflite, too.")] = False,
+    tracking_uri: TrackingUri = "sqlite:///mlruns/mlflow.db",
+    experiment: Experiment = "graft",
+) -> None:
+    """Write the model of a recorded run as a SavedModel that takes images as they are and needs no Graft."""
+    from graft.prediction import export as exporting  # late, as above
+
+    exporting.check(folder)
+    trained = _trained(tracking_uri, experiment, run)
+    exporting.export(trained, folder, tflite=tflite)
+    print(f"{trained.name}: {folder}, {len(trained.class_names)} classes in {folder / exporting.CLASSES}")
+    if tflite:
+        size = trained.image_size
+        print(f"For TFLite: {folder / exporting.TFLITE}, of images of {size} x {size} pixels")
+
+
+def _trained(tracking_uri: str, experiment: str, run: str) -> TrainedModel:
+    from graft.prediction import trained_model  # late, as above
+
+    return trained_model.load(_tracking(tracking_uri, experiment), run)
 
 
 @app.command()

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CLASSES = "classes.json"
+"""The artifact with the names of the classes, in the order of their labels."""
+
 
 @dataclass(frozen=True)
 class Occasion:
@@ -129,7 +132,7 @@ def _tags(config: Config, prepared: Prepared, occasion: Occasion) -> dict[str, s
 
 
 def _describe(config: Config, data: Data, recorder: MlflowRecorder, directory: Path) -> None:
-    """Leaves the resolved configuration, the overrides, the names of the data, and code that is in no commit."""
+    """Leaves the configuration, the overrides, the names of classes and data, and code that is in no commit."""
     resolved = directory / "config.yaml"
     files.write(resolved, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     recorder.log_artifact(resolved)
@@ -140,6 +143,8 @@ def _describe(config: Config, data: Data, recorder: MlflowRecorder, directory: P
         difference = directory / "uncommitted.diff"
         difference.write_bytes(uncommitted)
         recorder.log_artifact(difference)
+    files.write(directory / CLASSES, json.dumps(data.class_names))
+    recorder.log_artifact(directory / CLASSES)
     source = getattr(config.dataset, "path", config.dataset.name)
     sizes = {"training": data.splits.train, "validation": data.splits.val, "test": data.splits.test}
     recorder.log_dataset(config.dataset.name, source, data.sha256, {name: len(rows) for name, rows in sizes.items()})

@@ -13,7 +13,7 @@ import tensorflow as tf
 import tf_keras
 
 from graft import files
-from graft.errors import FailedTrial
+from graft.errors import FailedTrial, FatalError
 from graft.loop.result import History, best_epoch
 
 log = logging.getLogger(__name__)
@@ -120,6 +120,25 @@ class Checkpoints:
 
     def _publish(self, history: History) -> None:
         files.write(self._history_file, json.dumps(history))
+
+
+def read_best(folder: Path, trained: tf_keras.Model) -> None:
+    """Puts the weights of the best epoch of a run that has ended into `trained`.
+
+    Args:
+        folder: The run's ``checkpoints/best``, or a copy of it.
+        trained: Built as it was for the run: the model, or the head of one with a frozen backbone.
+
+    Raises:
+        FatalError: if the folder does not hold the checkpoint of such a model, or it is damaged.
+    """
+    series = _Series(folder, tf.train.Checkpoint(model=trained))
+    try:
+        (epoch,) = series.epochs()
+        series.check(epoch)
+        series.read(epoch)
+    except (_Damaged, ValueError, AssertionError, tf.errors.OpError) as error:
+        raise FatalError(f"The best checkpoint cannot be read: {' '.join(str(error).split())[:300]}") from error
 
 
 HISTORY = "history/.ATTRIBUTES/VARIABLE_VALUE"

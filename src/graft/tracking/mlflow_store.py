@@ -97,6 +97,17 @@ class Store:
         """Ends a run, as ``FINISHED``, ``FAILED`` or ``KILLED``."""
         self.client.set_terminated(run_id, status)
 
+    def artifact(self, run_id: str, name: str, folder: Path) -> Path:
+        """Copies an artifact of a run, a file or a folder, into `folder`.
+
+        Raises:
+            FatalError: if it cannot be read; the text is the reason.
+        """
+        try:
+            return Path(self.client.download_artifacts(run_id, name, str(folder)))
+        except (MlflowException, OSError) as error:
+            raise FatalError((str(error).strip() or type(error).__name__).splitlines()[0]) from error
+
     def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
         """Logs params of a run. One that is there may be repeated, not changed."""
         entities = [Param(key, str(value)) for key, value in params.items()]

@@ -157,9 +157,8 @@ def _whole(store: Store, run: Run) -> RecordedRun:
     client, run_id = store.client, run.info.run_id
     with tempfile.TemporaryDirectory() as folder:
         try:
-            file = client.download_artifacts(run_id, "config.yaml", folder)
-            config = yaml.safe_load(Path(file).read_text())
-        except (MlflowException, OSError, ValueError, yaml.YAMLError) as error:
+            config = yaml.safe_load(store.artifact(run_id, "config.yaml", Path(folder)).read_text())
+        except (FatalError, OSError, ValueError, yaml.YAMLError) as error:
             reason = str(error).strip().splitlines()[0]
             raise FatalError(
                 f"The run {run_id} ({run.info.run_name}) cannot be run again: its artifact config.yaml cannot be read: "

@@ -1,0 +1,72 @@
+"""A trained model as a folder that other programs load, with nothing of Graft."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graft.errors import ConfigError, FatalError
+
+if TYPE_CHECKING:
+    from graft.prediction.trained_model import TrainedModel
+
+CLASSES = "classes.json"
+TFLITE = "model.tflite"
+
+
+def check(folder: Path) -> None:
+    """Refuses a folder that something would be lost in.
+
+    Raises:
+        ConfigError: if there is anything at `folder` but an empty folder.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        what = "a folder with files in it" if folder.is_dir() else "a file"
+        raise ConfigError(f"{folder}: this is {what}; allowed is an empty folder, or one that is not there yet")
+
+
+def export(trained: TrainedModel, folder: Path, *, tflite: bool) -> None:
+    """Writes `trained` into `folder`, which appears when it is whole.
+
+    A TF2 SavedModel with two signatures, which give ``probabilities``, float32 [batch, classes], and ``label``, the
+    name of the most probable class: ``serving_default`` takes ``images``, decoded, uint8 [batch, height, width, 3] of
+    any size; ``encoded`` takes ``contents``, strings [batch], each a JPEG, PNG, GIF, BMP or WebP. ``classes.json`` has
+    the names of the classes in order. With `tflite`, ``model.tflite`` beside it takes uint8 [1, size, size, 3],
+    resized already, and gives the probabilities.
+
+    Raises:
+        ConfigError: as `check`.
+        FatalError: if `folder` cannot be written, or TFLite has no counterpart to what the model does.
+    """
+    import tensorflow as tf
+
+    from graft.prediction.exported_model import ExportedModel, tflite_of
+
+    check(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            module = ExportedModel(trained)
+            signatures = {"serving_default": module.decoded, "encoded": module.encoded}
+            tf.saved_model.save(module, str(partial), signatures=signatures)
+            (partial / CLASSES).write_text(json.dumps(trained.class_names, indent=1) + "\n")
+            if tflite:
+                (partial / TFLITE).write_bytes(tflite_of(trained))
+            partial.chmod(0o777 & ~_umask())
+            os.replace(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise FatalError(f"{folder}: the model cannot be written there: {error.strerror or error}") from error
+
+
+def _umask() -> int:
+    """The process's, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,130 @@
+"""The model of a recorded run, with the weights of its best epoch."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from graft import backbones, runtime
+from graft.config import Config, TrackingConfig
+from graft.config_dataset import DatasetConfig
+from graft.errors import FatalError
+from graft.recording import CLASSES
+from graft.rerun.restore import restore
+from graft.tracking import recorded_run
+from graft.tracking.mlflow_store import Store, open_store
+from graft.tracking.recorded_run import RecordedRun
+
+if TYPE_CHECKING:
+    import tf_keras
+
+BATCH = 32
+
+Probabilities = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a run trained.
+
+    Attributes:
+        run_id: MLflow's.
+        name: What the run is called.
+        class_names: In the order of the logits.
+        config: What the run was. Its data set stands for the recorded one, which need not be there any more.
+        model: uint8 images [batch, size, size, 3] to logits [batch, classes].
+    """
+
+    run_id: str
+    name: str
+    class_names: tuple[str, ...]
+    config: Config
+    model: tf_keras.Model
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the images that `model` takes."""
+        return self.config.image_size
+
+    def probabilities(self, pixels: npt.NDArray[np.uint8]) -> Probabilities:
+        """How probable each class is, float32 [images, classes], for uint8 [images, size, size, 3]."""
+        import tensorflow as tf
+
+        probabilities: Probabilities = tf.nn.softmax(self.model(pixels, training=False)).numpy()
+        return probabilities
+
+
+def load(tracking: TrackingConfig, name: str) -> TrainedModel:
+    """The model of a recorded run.
+
+    Args:
+        tracking: Where it was recorded.
+        name: Its id, or the beginning of it.
+
+    Raises:
+        ConfigError: if its backbone cannot be used any more.
+        FatalError: if there is no such run, it left no checkpoint, or its backbone is not what it was.
+    """
+    found = recorded_run.find(open_store(tracking, create=False), name)
+    if found.sweep is not None:
+        raise FatalError(f"{name} is a sweep and has a model for each trial; its best is {_best_of(found.runs)}")
+    (run,) = found.runs
+    with tempfile.TemporaryDirectory() as folder:
+        class_names = _class_names(found.store, run, Path(folder))
+        best = _artifact(found.store, run, "checkpoints/best", Path(folder))
+        config = _config_of(run, tracking)
+        return TrainedModel(run.id, run.name, class_names, config, _build(run, config, len(class_names), best))
+
+
+def _best_of(runs: Sequence[RecordedRun]) -> str:
+    best = max(runs, key=lambda run: run.metrics.get("best_val_accuracy", {}).get(0, -1.0))
+    return f"{best.id} ({best.name})"
+
+
+def _class_names(store: Store, run: RecordedRun, folder: Path) -> tuple[str, ...]:
+    file = _artifact(store, run, CLASSES, folder)
+    try:
+        return tuple(str(name) for name in json.loads(file.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise FatalError(f"The run {run.id} ({run.name}): its artifact {CLASSES} is damaged") from error
+
+
+def _artifact(store: Store, run: RecordedRun, name: str, folder: Path) -> Path:
+    try:
+        return store.artifact(run.id, name, folder)
+    except FatalError as error:
+        raise FatalError(
+            f"The run {run.id} ({run.name}, {run.state}) cannot be used for predictions: its artifact {name} cannot be "
+            f"read: {error}. A run leaves it behind when it comes to its end; graft rerun {run.id} makes a new one"
+        ) from error
+
+
+def _config_of(run: RecordedRun, tracking: TrackingConfig) -> Config:
+    """The run, but on a data set that is always here: no image of its own is needed, and they may be gone."""
+    of_any = {key: value for key, value in run.config["dataset"].items() if key in DatasetConfig.model_fields}
+    dataset = {**of_any, "name": "digits", "splits": "auto"}
+    return restore(replace(run, config={**run.config, "dataset": dataset}), tracking)
+
+
+def _build(run: RecordedRun, config: Config, classes: int, best: Path) -> tf_keras.Model:
+    runtime.set_up(config)
+    from graft.loop.checkpoints import read_best
+    from graft.model import build_model, trained_part
+
+    saved = backbones.resolve(config.backbone)
+    if saved.sha256 != run.tags.get("graft.backbone_sha256"):
+        raise FatalError(
+            f"backbone.url={config.backbone.url}: it is not the backbone that the run {run.id} was trained on: its "
+            f"digest is {saved.sha256}, and was {run.tags.get('graft.backbone_sha256')}"
+        )
+    layer = backbones.hub_layer(saved, config.backbone, config.trainable, image_size=config.image_size)
+    model = build_model(layer, config, classes=classes)
+    read_best(best, trained_part(model, config))
+    return model

@@ -1,0 +1,194 @@
+"""What a run trained is used: the classes of image files, and the model as other programs load it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from tests.conftest import backbone_at, run_command
+from tests.images import write_classes
+
+CLASSES = ["dark", "grey", "light"]
+SPLITS = {"train": 16, "val": 8, "test": 8}
+SIZE = 32
+KINDS = {"frozen": ["trainable=false"], "finetuned": ["trainable=true", "dropout_rate=0.2"]}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Runs in a home of their own.
+
+    Attributes:
+        home: Holds their record, and the backbone; what they were trained on is gone.
+        images: Those of the test split, PNGs larger than the model's.
+        runs: By their kind.
+    """
+
+    home: Path
+    images: list[Path]
+    runs: dict[str, Run]
+
+    def graft(self, command: str, kind: str, *words: object) -> subprocess.CompletedProcess[str]:
+        return run_command(["graft", command, self.runs[kind].info.run_id, *map(str, words)], self.home)
+
+    def predicted(self, kind: str, images: list[Path]) -> list[dict[str, Any]]:
+        done = self.graft("predict", kind, *images, "--json")
+        assert done.returncode == 0, done.stderr
+        said: list[dict[str, Any]] = json.loads(done.stdout)
+        return said
+
+    def probabilities(self, kind: str) -> np.ndarray[Any, Any]:
+        """What `graft predict` says of `images`, [images, classes]."""
+        return np.array(
+            [[each["probabilities"][name] for name in CLASSES] for each in self.predicted(kind, self.images)]
+        )
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.tiny_backbone import save_tiny_backbone
+
+    return save_tiny_backbone(tmp_path_factory.mktemp("backbone"), antialias=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> Trained:
+    home = tmp_path_factory.mktemp("home")
+    photos = home / "photos"
+    for seed, (split, count) in enumerate(SPLITS.items()):
+        write_classes(photos / split, dict.fromkeys(CLASSES, count), size=40, seed=seed)
+    always = ["dataset=image_folder", f"dataset.path={photos}", f"dataset.image_size={SIZE}", "epochs=3"]
+    for kind in KINDS.values():
+        settings = [*always, *kind, "learning_rate=0.003", *backbone_at(backbone)]
+        done = run_command(["python", "train.py", *settings], home)
+        assert done.returncode == 0, done.stderr
+    shutil.move(photos / "test", home / "test")
+    shutil.rmtree(photos)
+    client = MlflowClient(f"sqlite:///{home}/mlruns/mlflow.db")
+    experiment = client.get_experiment_by_name("graft")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    by_kind = {"finetuned" if run.data.params["trainable"] == "True" else "frozen": run for run in runs}
+    return Trained(home, sorted((home / "test").glob("*/*.png")), by_kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_test_split_is_predicted_as_accurately_as_it_was_tested(trained: Trained, kind: str) -> None:
+    predictions = trained.predicted(kind, trained.images)
+    assert [each["image"] for each in predictions] == [str(image) for image in trained.images]
+    right = sum(each["class"] == Path(each["image"]).parent.name for each in predictions)
+    assert right / len(predictions) == pytest.approx(trained.runs[kind].data.metrics["test_accuracy"])
+    assert right > len(predictions) / 2, "a model that learnt nothing would prove nothing"
+    for each in predictions:
+        assert sum(each["probabilities"].values()) == pytest.approx(1)
+        assert each["probability"] == max(each["probabilities"].values())
+        assert list(each["probabilities"]) == sorted(each["probabilities"], key=each["probabilities"].get, reverse=True)
+
+
+def test_the_table_names_image_class_and_probability(trained: Trained) -> None:
+    image = trained.images[0]
+    (said,) = trained.predicted("frozen", [image])
+    done = run_command(
+        ["graft", "predict", trained.runs["frozen"].info.run_id[:8], str(image)], trained.home, COLUMNS="300"
+    )
+    assert done.returncode == 0, done.stderr
+    for text in (str(image), said["class"], f"{said['probability']:.4f}"):
+        assert text in done.stdout
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_exported_model_gives_the_same_without_graft(trained: Trained, kind: str, tmp_path: Path) -> None:
+    done = trained.graft("export", kind, tmp_path / "model", "--tflite")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "model/classes.json").read_text()) == CLASSES
+    program = (
+        "import glob, json, sys\n"
+        "import numpy as np, tensorflow as tf\n"
+        "assert not [name for name in sys.modules if name.split('.')[0] in ('graft', 'tensorflow_hub', 'tf_keras')]\n"
+        "folder, *images = sys.argv[1:]\n"
+        "model = tf.saved_model.load(folder)\n"
+        "contents = [open(image, 'rb').read() for image in images]\n"
+        "decoded = tf.stack([tf.io.decode_png(content, channels=3) for content in contents])\n"
+        "resized = tf.cast(tf.round(tf.image.resize(decoded, (32, 32))), tf.uint8)\n"
+        "said = {\n"
+        "    'decoded': model.signatures['serving_default'](images=decoded),\n"
+        "    'encoded': model.signatures['encoded'](contents=tf.constant(contents)),\n"
+        "}\n"
+        "lite = tf.lite.Interpreter(folder + '/model.tflite').get_signature_runner()\n"
+        "(name,) = lite.get_input_details()\n"
+        "alone = [list(lite(**{name: image[None].numpy()}).values())[0][0].tolist() for image in resized]\n"
+        "told = {key: {name: value.numpy().tolist() for name, value in of.items()} for key, of in said.items()}\n"
+        "told = {key: {**of, 'label': [label.decode() for label in of['label']]} for key, of in told.items()}\n"
+        "json.dump({**told, 'tflite': alone}, open(folder + '/told.json', 'w'))\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "model"), *map(str, trained.images)]
+    subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, env={"TF_CPP_MIN_LOG_LEVEL": "3"})
+    told = json.loads((tmp_path / "model/told.json").read_text())
+    expected = trained.probabilities(kind)
+    for signature in ("decoded", "encoded"):
+        np.testing.assert_allclose(told[signature]["probabilities"], expected, atol=1e-4)
+        assert told[signature]["label"] == [CLASSES[place] for place in expected.argmax(axis=1)]
+    np.testing.assert_allclose(told["tflite"], expected, atol=2e-2)
+
+
+def test_what_is_there_is_not_written_over(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    done = trained.graft("export", "frozen", tmp_path)
+    assert done.returncode == 2
+    assert "a folder with files in it" in done.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_images_that_cannot_be_read_are_all_named(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.png").write_text("no image")
+    done = trained.graft("predict", "frozen", tmp_path / "empty.jpg", trained.images[0], tmp_path / "text.png")
+    assert done.returncode == 2
+    assert "empty.jpg: the file is empty" in done.stderr
+    assert "text.png: no JPEG" in done.stderr
+    done = trained.graft("predict", "frozen", tmp_path / "lost.jpg", tmp_path)
+    assert done.returncode == 2
+    assert "lost.jpg: there is no such file" in done.stderr
+    assert f"{tmp_path}: this is a folder" in done.stderr
+
+
+def test_a_backbone_that_is_not_what_it_was_is_refused(trained: Trained, backbone: Path) -> None:
+    variables = next((backbone / "variables").glob("variables.data*"))
+    content = variables.read_bytes()
+    try:
+        variables.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        done = trained.graft("predict", "frozen", trained.images[0])
+    finally:
+        variables.write_bytes(content)
+    assert done.returncode == 1
+    assert "it is not the backbone that the run" in done.stderr
+
+
+def test_a_damaged_checkpoint_and_a_run_without_one_are_told(trained: Trained) -> None:
+    run = trained.runs["finetuned"]
+    best = Path(run.info.artifact_uri.removeprefix("file://")) / "checkpoints/best"
+    (data,) = best.glob("*.data-*")
+    content = data.read_bytes()
+    try:
+        data.write_bytes(content[: len(content) // 2])
+        done = trained.graft("predict", "finetuned", trained.images[0])
+        assert done.returncode == 1
+        assert "The best checkpoint cannot be read" in done.stderr
+        best.rename(best.with_name("elsewhere"))
+        done = trained.graft("export", "finetuned", trained.home / "model")
+        assert done.returncode == 1
+        assert "its artifact checkpoints/best cannot be read" in done.stderr
+        assert not (trained.home / "model").exists()
+    finally:
+        if not best.exists():
+            best.with_name("elsewhere").rename(best)
+        data.write_bytes(content)
