@@ -236,7 +236,7 @@ def test_graft_compare_finds_a_sweep_by_name_and_by_parent_run(sweep: Sweep) -> 
 
 def test_an_unknown_sweep_is_named_with_the_latest_ones(sweep: Sweep) -> None:
     done = run_command(["graft", "compare", "nothing"], sweep.home)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert sweep.parent.data.tags["graft.sweep"] in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -29,7 +29,10 @@ COMMANDS = [
     for line in block.splitlines()
     if line and not line.startswith("#")
 ]
-ELSEWHERE = {"make test": "this is it"}
+ELSEWHERE = {
+    "make test": "this is it",
+    "python train.py experiments=dropout": "test_experiments runs the smoke form of every experiment",
+}
 
 
 @pytest.fixture(scope="module")

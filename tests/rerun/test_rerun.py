@@ -70,8 +70,12 @@ class Records:
         """Rewrites the configuration that was recorded."""
         config = yaml.safe_load(Path(self.client.download_artifacts(run_id, "config.yaml")).read_text())
         change(config)
+        self.replace(run_id, yaml.safe_dump(config).encode())
+
+    def replace(self, run_id: str, content: bytes) -> None:
+        """Puts something in the place of the configuration that was recorded."""
         file = self.home / "config.yaml"
-        file.write_text(yaml.safe_dump(config))
+        file.write_bytes(content)
         self.client.log_artifact(run_id, str(file))
 
 
@@ -269,6 +273,58 @@ def test_a_pruned_run_is_pruned_again(records: Records, tiny: str) -> None:
     assert "Exact: " in done.output
 
 
+def test_an_interrupted_run_is_compared_as_far_as_it_came_and_keeps_no_verdict(records: Records, tiny: str) -> None:
+    run_id = records.record(tiny, "epochs=4", stop=lambda: "interrupted")
+    done = rerun(run_id, "--verify")
+    assert done.exit_code == 0, done.output
+    assert "the recorded run was interrupted after 1 epoch; the rerun stops there" in done.output
+    assert "epoch 2/4" not in done.output
+    assert "The same: all 5 recorded numbers, bit by bit." in done.output
+    assert "of the whole run" not in done.output
+    assert "graft.verified" not in records.tags(run_id)
+    whole = rerun(run_id)
+    assert "the rerun trains all 4" in whole.output
+    assert "epoch 4/4" in whole.output
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe no text", b"dataset: digits\n", b"- a list\n", b"a: [\n"])
+def test_a_damaged_configuration_is_told(records: Records, one_run: str, content: bytes) -> None:
+    file = Path(records.client.download_artifacts(one_run, "config.yaml"))
+    before = file.read_bytes()
+    try:
+        records.replace(one_run, content)
+        done = rerun(one_run)
+    finally:
+        records.replace(one_run, before)
+    assert isinstance(done.exception, FatalError)
+    assert "config.yaml" in str(done.exception)
+
+
+def test_tags_that_were_edited_end_no_rerun_in_a_traceback(records: Records, tiny: str) -> None:
+    run_id = records.record(tiny)
+    for name, value in (("graft.overrides", "it's"), ("graft.trial", "abc")):
+        records.client.set_tag(run_id, name, value)
+    assert rerun(run_id).exit_code == 0
+    records.client.set_tag(run_id, "graft.kind", "sweep")
+    done = rerun(run_id)
+    assert isinstance(done.exception, FatalError)
+    assert "a sweep whose tag graft.sweep is gone" in str(done.exception)
+    records.client.set_tag(run_id, "graft.kind", "single")  # for the other tests of this home
+
+
+def test_a_record_with_a_gap_cannot_be_verified(records: Records, tiny: str) -> None:
+    run_id = records.record(tiny)
+    records.client.log_metric(run_id, "val_loss", 0.125, step=1)  # a second value
+    done = rerun(run_id, "--verify")
+    assert isinstance(done.exception, ConfigError)
+    assert "its record is not whole: val_loss at step 1 has several values" in str(done.exception)
+    assert "graft.rerun" not in records.tags(run_id)
+    plain = rerun(run_id)
+    assert plain.exit_code == 0, plain.output
+    assert "identity cannot be claimed" in plain.output
+    assert "Exact" not in plain.output
+
+
 def test_json_says_what_the_tables_say(records: Records, tiny: str) -> None:
     run_id = records.record(tiny)
     done = rerun(run_id[:8], "--set", "seed=3", "--json")
@@ -306,8 +362,11 @@ def test_mistakes_are_told_before_anything_is_begun(
 def test_an_unknown_run_is_told_with_the_latest_ones(records: Records, tiny: str) -> None:
     run_id = records.record(tiny)
     done = rerun("0123456789abcdef")
-    assert isinstance(done.exception, FatalError)
+    assert isinstance(done.exception, ConfigError)
     assert f"There is no run and no sweep 0123456789abcdef; the latest are: runs {run_id}" in str(done.exception)
+    few = rerun(run_id[:4])
+    assert isinstance(few.exception, ConfigError)
+    assert "at least 6 characters" in str(few.exception)
 
 
 def test_a_run_from_a_dirty_tree_carries_its_diff(records: Records, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:

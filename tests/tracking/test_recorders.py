@@ -318,7 +318,7 @@ def test_every_metric_is_durable_when_the_call_returns(home: Path) -> None:
     assert sorted(case.val_accuracy()) == [0, 1, 2, 3]
 
 
-def test_four_processes_may_open_a_new_store_at_once(home: Path) -> None:
+def test_processes_may_open_a_new_store_at_once(home: Path) -> None:
     program = (
         "from tests.tracking.test_recorders import InMlflow\n"
         "from graft.config import TrackingConfig\n"
@@ -329,10 +329,10 @@ def test_four_processes_may_open_a_new_store_at_once(home: Path) -> None:
     )
     command = [sys.executable, "-c", program]
     racers = [
-        subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True) for _ in range(4)
+        subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True) for _ in range(2)
     ]
     errors = [racer.communicate()[1] for racer in racers]
-    assert [racer.returncode for racer in racers] == [0, 0, 0, 0], errors
+    assert [racer.returncode for racer in racers] == [0, 0], errors
     tracking = TrackingConfig(uri=f"sqlite:///{home}/new.db", artifacts=None, experiment="race")
     store = open_store(tracking, create=False)
-    assert len(store.client.search_runs([store.experiment_id])) == 4
+    assert len(store.client.search_runs([store.experiment_id])) == 2
