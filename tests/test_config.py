@@ -65,6 +65,12 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["dropout_rate=1.5", "head_width=-3"], ["dropout_rate=1.5: allowed is", "below 1", "head_width=-3: allowed is"]),
     (["epochs=0"], ["epochs=0: allowed is a whole number from 1"]),
     (["epochs=2.0"], ["epochs=2.0: allowed is a whole number from 1"]),
+    (
+        ["batch_size=99999999999999999999"],
+        ["batch_size=99999999999999999999: allowed is a whole number from 1 and below"],
+    ),
+    (["learning_rate=1e-50"], ["learning_rate=1e-50: ", "in float32, where this is 0"]),
+    (["dropout_rate=0.999999999999"], ["dropout_rate=0.999999999999: ", "in float32, where this is 1"]),
     (["batch_size=true"], ["batch_size=true: allowed is a whole number"]),
     (["trainable=1"], ["trainable=1: allowed is true (fine-tune) or false (transfer)"]),
     (["trainable=null"], ["trainable=null: allowed is true"]),
