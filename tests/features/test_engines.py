@@ -15,7 +15,7 @@ from tests.features import modules
 from graft import runtime
 from graft.config import Config
 from graft.errors import ConfigError
-from graft.features import engines, extract
+from graft.features import extract, xnnpack
 from graft.features.store import Features
 from graft.run import prepare
 
@@ -156,15 +156,15 @@ def test_a_module_with_something_random_inside_is_found_out(
 
 
 def test_an_engine_that_gives_other_features_is_refused(features: Extract, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = engines._Tflite.__call__
-    monkeypatch.setattr(engines._Tflite, "__call__", lambda engine, images: real(engine, images) * 1.001)
+    real = xnnpack.Tflite.__call__
+    monkeypatch.setattr(xnnpack.Tflite, "__call__", lambda engine, images: real(engine, images) * 1.001)
     with pytest.raises(ConfigError, match=r"differ from TensorFlow's by 0\.001 of the largest value; 0\.0001 is"):
         features("convolutions", "features.engine=xnnpack")
     drift = itertools.count(1)
-    monkeypatch.setattr(engines._Tflite, "__call__", lambda engine, images: real(engine, images) * next(drift))
+    monkeypatch.setattr(xnnpack.Tflite, "__call__", lambda engine, images: real(engine, images) * next(drift))
     with pytest.raises(ConfigError, match="it gives the same images other features each time"):
         features("convolutions", "features.engine=xnnpack", "dataset.image_size=9")
-    monkeypatch.setattr(engines._Tflite, "__call__", real)
+    monkeypatch.setattr(xnnpack.Tflite, "__call__", real)
     with pytest.raises(ConfigError, match=r"differ from TensorFlow's by 0\.001"):  # it is not asked again
         features("convolutions", "features.engine=xnnpack", "dataset.max_images=80")
 

@@ -20,8 +20,9 @@ from graft.data import store as image_store
 from graft.data.pipeline import Data
 from graft.data.splits import Rows
 from graft.errors import ConfigError
-from graft.features import engines, store
-from graft.features.engines import BATCH, EngineName, LiveBackbone, Unusable
+from graft.features import store
+from graft.features.engines import EngineName, open_engine
+from graft.features.live import BATCH, LiveBackbone, Unusable, versions
 from graft.features.store import Features, Matrix
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def _by_engine(engine: EngineName, reason: str, data: Data, live: LiveBackbone) 
         f"decoding {image_store.VERSION}",
         f"size {config.image_size}",
         f"range {config.value_range}",
-        f"{engine} float32 on a {'GPU' if runtime.has_gpu() else 'CPU'} by {engines.versions()}",
+        f"{engine} float32 on a {'GPU' if runtime.has_gpu() else 'CPU'} by {versions()}",
     )
     extraction = _Extraction(engine, reason, data, live)
     features = store.features_of(data.images.digests, key, extraction, engine, lambda: extraction.live_seconds)
@@ -112,7 +113,7 @@ class _Extraction:
 
     def __call__(self, rows: Rows) -> Iterator[Matrix]:
         """Yields float32 [images, width] for consecutive parts of `rows`."""
-        engine, self.live_seconds = engines.open_engine(self._engine, self._live)
+        engine, self.live_seconds = open_engine(self._engine, self._live)
         backbone = self._live.config.backbone.name
         log.info(
             "Extracting the features of %d images with %s, once, by %s (%s)",

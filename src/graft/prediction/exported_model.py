@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from graft.data.store import resize
 from graft.errors import FatalError
-from graft.features.engines import Unusable, to_tflite
+from graft.features.conversion import to_tflite
+from graft.features.live import Unusable
 from graft.prediction.trained_model import TrainedModel
 
 
