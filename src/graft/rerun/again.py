@@ -23,21 +23,18 @@ from graft.paths import records
 from graft.preparation import Prepared, check, prepare
 from graft.recording import Occasion
 from graft.rerun import differences, numbers
-from graft.rerun.differences import Difference
+from graft.rerun.differences import PLACES, Difference
 from graft.rerun.numbers import Numbers
 from graft.rerun.restore import restore, with_engine_of
 from graft.rerun.telling import Teller, few
 from graft.run import carry_out
 from graft.tracking import recorded_run
 from graft.tracking.mlflow_store import Run, Store, open_store
-from graft.tracking.recorded_run import RecordedRun
+from graft.tracking.recorded_run import Found, LeftOut, RecordedRun
 
 log = logging.getLogger(__name__)
 
 Verdict = Literal["exact", "diverged"]
-
-PLACES = ("dataset.path", "dataset.data_dir", "dataset.download", "backbone.url")
-"""Keys that say where something lies. What it holds has a digest of its own, so a verified rerun may set them."""
 
 RUN_ID_FILE = Path("checkpoints") / "mlflow_run_id"
 
@@ -105,11 +102,9 @@ def rerun(
     found = recorded_run.find(open_store(tracking, create=False), name)
     tracking = tracking.model_copy(update={"experiment": found.store.experiment_name})
     how = _How(found.store, tracking, name, tuple(assignments), verify, teller)
-    for reason in found.left_out:
-        teller.left_out(reason)
     try:
         if found.sweep is not None:
-            return _sweep_again(how, found.runs, found.sweep)
+            return _sweep_again(how, found, found.sweep)
         (run,) = found.runs
         if verify and not run.metrics and run.state != "failed":
             raise FatalError(f"The run {run.id} recorded no epoch and no failure, so there is nothing to verify")
@@ -140,8 +135,8 @@ def _changing(assignments: Sequence[str]) -> list[str]:
     return [each for each in assignments if each.partition("=")[0] not in PLACES]
 
 
-def _sweep_again(how: _How, runs: Sequence[RecordedRun], sweep: Run) -> list[Rerun]:
-    """All trials, one after the other; one that fails is told and the others go on."""
+def _sweep_again(how: _How, found: Found, sweep: Run) -> list[Rerun]:
+    """All trials, one after the other; one that fails, or cannot be run again, is told and the others go on."""
     tags = {
         "graft.kind": "rerun",
         "graft.rerun_of": sweep.info.run_id,
@@ -150,9 +145,12 @@ def _sweep_again(how: _How, runs: Sequence[RecordedRun], sweep: Run) -> list[Rer
     }
     parent = how.store.begin(f"rerun of {sweep.data.tags['graft.sweep']}", tags)
     done: list[Rerun] = []
+    for trial in found.left_out:
+        how.teller.left_out(trial.why)
+        done.append(_failed(trial, trial.why, "diverged" if how.verify else None))
     try:
-        for place, run in enumerate(runs, start=1):
-            how.teller.trial(run, place, of=len(runs))
+        for place, run in enumerate(found.runs, start=1):
+            how.teller.trial(run, place, of=len(found.runs))
             try:
                 done.append(_again(how, run, parent))
             except ConfigError as error:
@@ -331,7 +329,7 @@ def _unpromised(config: Config) -> str:
     return ""
 
 
-def _failed(run: RecordedRun, why: str, verified: Verdict | None) -> Rerun:
+def _failed(run: RecordedRun | LeftOut, why: str, verified: Verdict | None) -> Rerun:
     return Rerun(
         of=run.id,
         name=run.name,

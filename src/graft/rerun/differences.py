@@ -14,6 +14,9 @@ from graft.tracking.recorded_run import RecordedRun
 SHOWN_DIGITS = 12  # of a digest
 NOTHING = "none"
 
+PLACES = ("dataset.path", "dataset.data_dir", "dataset.download", "backbone.url")
+"""Keys that say where something lies. What it holds has a digest of its own, so a verified rerun may set them."""
+
 
 @dataclass(frozen=True)
 class Difference:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from graft.config import Config
-from graft.rerun.differences import Difference
+from graft.rerun.differences import PLACES, Difference
 from graft.tracking.console import ConsoleRecorder
 from graft.tracking.recorded_run import RecordedRun
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from graft.rerun.again import Rerun
 
 SHOWN = 5  # numbers that differ
-ONLY_PLACES = ("dataset.path", "dataset.data_dir", "dataset.download")
 COMPARED = ("best_val_accuracy", "best_epoch", "test_accuracy", "test_loss", "overfit_gap", "total_seconds")
 LABELS = {"best_epoch": "best epoch, from 0"}
 
@@ -119,7 +118,7 @@ def verdict(done: Rerun) -> str:
         return f"With {' '.join(done.changed)} {count} are others (epochs count from 0); the first is {differing[0]}."
     lines = [f"{count} differ, the first of them (epochs count from 0):"]
     lines += [f"  {number}" for number in differing[:SHOWN]]
-    if reasons := [each.what for each in done.differences if each.what not in ONLY_PLACES]:
+    if reasons := [each.what for each in done.differences if each.what not in PLACES]:
         lines.append(f"What has changed since may be why: {', '.join(reasons)}.")
     elif done.unpromised:
         lines.append(f"They need not be the same: {done.unpromised}.")

@@ -54,6 +54,23 @@ class RecordedRun:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A trial that did not record enough to be run again.
+
+    Attributes:
+        id: MLflow's.
+        name: What it is called there.
+        trial: Its number in its sweep.
+        why: In words.
+    """
+
+    id: str
+    name: str
+    trial: int | None
+    why: str
+
+
+@dataclass(frozen=True)
 class Found:
     """What a name stands for.
 
@@ -61,13 +78,13 @@ class Found:
         store: The experiment that it lies in.
         runs: One run; or the trials of a sweep, in their order.
         sweep: The sweep's parent run; None for a run.
-        left_out: Trials that did not record enough to be run again, and why, in words.
+        left_out: Trials of the sweep that cannot be.
     """
 
     store: Store
     runs: Sequence[RecordedRun]
     sweep: Run | None = None
-    left_out: Sequence[str] = ()
+    left_out: Sequence[LeftOut] = ()
 
 
 def find(store: Store, name: str) -> Found:
@@ -101,14 +118,16 @@ def find(store: Store, name: str) -> Found:
         raise FatalError(
             f"The run {run.info.run_id} is a sweep whose tag graft.sweep is gone, so its trials are unknown"
         )
-    whole, left_out = [], []
+    whole: list[RecordedRun] = []
+    left_out: list[LeftOut] = []
     for each in sorted(store.find(kind="trial", sweep=sweep), key=lambda each: _trial_of(each.data.tags) or 0):
         try:
             whole.append(_whole(store, each))
         except FatalError as error:  # such as a trial that failed before it began
-            left_out.append(str(error))
+            left_out.append(LeftOut(each.info.run_id, each.info.run_name, _trial_of(each.data.tags), str(error)))
     if not whole:
-        raise FatalError("\n".join([f"The sweep {sweep} has no trial that could be run again", *left_out]))
+        reasons = [each.why for each in left_out]
+        raise FatalError("\n".join([f"The sweep {sweep} has no trial that could be run again", *reasons]))
     return Found(store, whole, run, left_out)
 
 
