@@ -29,6 +29,7 @@ app.add_typer(cache_app, name="cache")
 
 TrackingUri = Annotated[str, typer.Option(help="MLflow tracking URI; a relative SQLite path starts at the checkout.")]
 Experiment = Annotated[str, typer.Option(help="Name of the MLflow experiment.")]
+RunId = Annotated[str, typer.Argument(help="Id of a run, or its first characters, 6 at least.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")]
 
 
@@ -93,7 +94,7 @@ def rerun(
 
 @app.command()
 def predict(
-    run: Annotated[str, typer.Argument(help="Id of a run, or its beginning.")],
+    run: RunId,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE…", help="Image files: JPEG, PNG, GIF, BMP or WebP.")],
     tracking_uri: TrackingUri = "sqlite:///mlruns/mlflow.db",
     experiment: Experiment = "graft",
@@ -104,7 +105,7 @@ def predict(
 
     prediction.check(images)
     trained = _trained(tracking_uri, experiment, run)
-    predictions = list(prediction.predict(trained, images))
+    predictions = prediction.predict(trained, images)
     if as_json:
         print(json.dumps(prediction.as_json(predictions), indent=2))
     else:
@@ -113,7 +114,7 @@ def predict(
 
 @app.command()
 def export(
-    run: Annotated[str, typer.Argument(help="Id of a run, or its beginning.")],
+    run: RunId,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; nothing may be there yet.")],
     tflite: Annotated[bool, typer.Option("--tflite", help="A model.tflite, too.")] = False,
     tracking_uri: TrackingUri = "sqlite:///mlruns/mlflow.db",
@@ -121,11 +122,12 @@ def export(
 ) -> None:
     """Write the model of a recorded run as a SavedModel that takes images as they are and needs no Graft."""
     from graft.prediction import export as exporting  # late, as above
+    from graft.recording import CLASSES
 
     exporting.check(folder)
     trained = _trained(tracking_uri, experiment, run)
     exporting.export(trained, folder, tflite=tflite)
-    print(f"{trained.name}: {folder}, {len(trained.class_names)} classes in {folder / exporting.CLASSES}")
+    print(f"{trained.name}: {folder}, {len(trained.class_names)} classes in {folder / CLASSES}")
     if tflite:
         size = trained.image_size
         print(f"For TFLite: {folder / exporting.TFLITE}, of images of {size} x {size} pixels")

@@ -76,9 +76,12 @@ def _files(name: str) -> Iterator[str]:
 
 
 def _as_new(name: str) -> bytes:
-    """A file that git does not know, as a patch that adds it."""
-    # It exits with 1, for the two files differ; without a word of how, where it cannot read one.
-    added = _git("diff", "--no-index", *AS_PATCH, "--", "/dev/null", name, failing=1)
+    """A file that git does not know, as a patch that adds it; or that it could not be read, so that it still counts."""
+    try:
+        # It exits with 1, for the two files differ; without a word of how, where it cannot read one.
+        added = _git("diff", "--no-index", *AS_PATCH, "--", "/dev/null", name, failing=1)
+    except subprocess.CalledProcessError:
+        added = b""
     return added or f"# {name} is in no commit, and could not be read\n".encode()
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graft.errors import ConfigError, FatalError
+from graft.recording import CLASSES
 
 if TYPE_CHECKING:
     from graft.prediction.trained_model import TrainedModel
 
-CLASSES = "classes.json"
 TFLITE = "model.tflite"
 
 

@@ -25,8 +25,6 @@ from graft.tracking.recorded_run import RecordedRun
 if TYPE_CHECKING:
     import tf_keras
 
-BATCH = 32
-
 Probabilities = npt.NDArray[np.float32]
 
 
