@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +122,8 @@ def whole(lab: Laboratory) -> Record:
     return lab.record("whole")
 
 
+COMMIT = "sqlalchemy.engine.default:DefaultDialect.do_commit"
+EXECUTE = "sqlalchemy.engine.default:DefaultDialect.do_execute"
 CHECKPOINT = "tensorflow.train:Checkpoint.write"
 RECORDED = "graft.tracking.mlflow_recorder:MlflowRecorder.log_metrics"
 BLOWS = [
@@ -214,6 +216,28 @@ def test_two_processes_do_not_share_a_folder(lab: Laboratory) -> None:
     assert first.running(), first.errors
     first.kill()
     first.wait()
+
+
+@pytest.mark.parametrize(("inside", "call"), [(COMMIT, 8), (COMMIT, 20), (EXECUTE, 150)])
+def test_ctrl_c_inside_a_write_to_the_record_ends_the_run_as_any_other(
+    lab: Laboratory, whole: Record, inside: str, call: int
+) -> None:
+    name = f"{inside.rpartition('.')[2]}-{call}"
+    cut = lab.start(name, "epochs=60", blow=Blow(inside, call, signal=signal.SIGINT))
+    assert cut.wait() == 130, cut.errors
+    assert f"hydra.run.dir={lab.folder / name}" in cut.errors
+    assert "Traceback" not in cut.errors
+    run = lab.record(name).run
+    assert (run.info.status, run.data.tags["graft.state"]) == ("KILLED", "interrupted")
+
+
+def test_ctrl_c_while_the_record_is_made_leaves_one_that_can_be_used(lab: Laboratory, tmp_path: Path) -> None:
+    new = replace(lab, home=tmp_path / "home", folder=tmp_path)
+    cut = new.start("first", blow=Blow(EXECUTE, 160, signal=signal.SIGINT))
+    assert cut.wait() == 130, cut.errors
+    assert "Traceback" not in cut.errors
+    new.finish("first")
+    assert new.record("first").run.info.status == "FINISHED"
 
 
 def test_an_interruption_that_a_library_turned_into_an_error_of_its_own_is_one_still() -> None:
