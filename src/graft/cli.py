@@ -133,6 +133,31 @@ def export(
         print(f"For TFLite: {folder / exporting.TFLITE}, of images of {size} x {size} pixels")
 
 
+@app.command()
+def sync(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="FOLDER…", help="Folders of runs and sweeps; all if left out.")
+    ] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="Where to, in place of where the runs were meant to be recorded.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send what MLflow did not get of runs and sweeps, because its server was gone. Status 1 if some still waits."""
+    from graft.tracking import local_record
+    from graft.tracking import sync as sending  # late, as above
+
+    waiting = local_record.waiting_records(folders or [])
+    sent = sending.sync(waiting, tracking_uri)
+    if as_json:
+        done = list(sent)
+        print(json.dumps(sending.as_json(done), indent=2))
+    else:
+        done = sending.show(sent, _console())
+    if any(each.waiting for each in done):
+        raise typer.Exit(STATUS_FAILED)
+
+
 def _trained(tracking_uri: str, experiment: str, run: str) -> TrainedModel:
     from graft.prediction import trained_model  # late, as above
 

@@ -31,6 +31,7 @@ def versions() -> dict[str, str]:
         "lock_sha256": lock_sha256(),
         "python": platform.python_version(),
         "tensorflow": _version("tensorflow"),
+        "platform": platform.platform(),
     }
 
 

@@ -18,6 +18,7 @@ from graft.config import Config
 from graft.errors import FailedTrial, Interrupted
 from graft.interruption import undisturbed
 from graft.preparation import Prepared
+from graft.secrets import Secrets
 
 if TYPE_CHECKING:
     from graft.data.pipeline import Data
@@ -42,6 +43,7 @@ class Occasion:
         overrides: What was asked for, as it is typed.
         parent_run_id: The MLflow run that it is shown under.
         if_interrupted: What the user can do then; empty where the sweep says it.
+        secrets: What must not be recorded.
     """
 
     directory: Path
@@ -50,6 +52,7 @@ class Occasion:
     overrides: Sequence[str] = field(default=())
     parent_run_id: str | None = None
     if_interrupted: str = ""
+    secrets: Secrets = field(default_factory=Secrets)
 
 
 @contextmanager
@@ -58,7 +61,6 @@ def recorded(
 ) -> Iterator[tuple[Recorder, MlflowRecorder]]:
     """Opens the run's record; closes it as failed or interrupted if an exception leaves the block."""
     from graft.tracking.mlflow_recorder import MlflowRecorder
-    from graft.tracking.mlflow_store import open_store
     from graft.tracking.recorder import Recorders
     from graft.tracking.tensorboard import TensorBoardRecorder
 
@@ -67,15 +69,16 @@ def recorded(
     try:
         with undisturbed():  # a run that is made has to be known to whoever closes it
             mlflow_recorder = MlflowRecorder(
-                open_store(config.tracking),
+                config.tracking,
+                directory,
                 name=run_name(config),
                 tags={**occasion.tags, **_tags(config, prepared, occasion)},
                 parent_run_id=occasion.parent_run_id,
-                id_file=directory / "checkpoints" / "mlflow_run_id",
+                secrets=occasion.secrets,
             )
-            recorder = Recorders([occasion.front, TensorBoardRecorder(directory), mlflow_recorder])
+            recorder = Recorders([occasion.front, TensorBoardRecorder(directory), *_sampling(config, mlflow_recorder)])
         recorder.log_params(config.flat())
-        _describe(config, prepared.data, mlflow_recorder, directory)
+        _describe(config, prepared.data, mlflow_recorder, occasion)
         yield recorder, mlflow_recorder
     except BaseException as error:
         # In a run on its own the error may be what TensorFlow made of the interruption.
@@ -87,6 +90,13 @@ def recorded(
         if recorder is not None:
             recorder.close("failed", error.cause if isinstance(error, FailedTrial) else type(error).__name__)
         raise
+
+
+def _sampling(config: Config, recorder: MlflowRecorder) -> list[Recorder]:
+    from graft.tracking.system_metrics import CPU, SystemMetricsRecorder
+
+    sampler = [SystemMetricsRecorder(recorder, recorder.next_step(CPU))] if config.tracking.system_metrics else []
+    return [*sampler, recorder]  # in this order: the last sample comes before the end
 
 
 def _close_interrupted(recorder: Recorder | None) -> None:
@@ -131,17 +141,21 @@ def _tags(config: Config, prepared: Prepared, occasion: Occasion) -> dict[str, s
     }
 
 
-def _describe(config: Config, data: Data, recorder: MlflowRecorder, directory: Path) -> None:
+def _describe(config: Config, data: Data, recorder: MlflowRecorder, occasion: Occasion) -> None:
     """Leaves the configuration, the overrides, the names of classes and data, and code that is in no commit."""
+    directory, secrets = occasion.directory, occasion.secrets
     resolved = directory / "config.yaml"
-    files.write(resolved, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    files.write(resolved, yaml.safe_dump(secrets.out_of(config.model_dump(mode="json")), sort_keys=False))
     recorder.log_artifact(resolved)
-    overrides = directory / ".hydra" / "overrides.yaml"
-    if overrides.is_file():
+    if occasion.overrides:
+        overrides = directory / "overrides.yaml"
+        files.write(overrides, yaml.safe_dump(secrets.out_of(list(occasion.overrides))))
         recorder.log_artifact(overrides)
     if uncommitted := provenance.uncommitted():
         difference = directory / "uncommitted.diff"
-        difference.write_bytes(uncommitted)
+        difference.write_bytes(
+            secrets.out_of(uncommitted.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+        )
         recorder.log_artifact(difference)
     files.write(directory / CLASSES, json.dumps(data.class_names))
     recorder.log_artifact(directory / CLASSES)

@@ -27,6 +27,7 @@ from graft.errors import ConfigError
 from graft.interruption import Interruption
 from graft.preparation import Prepared, check, prepare
 from graft.recording import Occasion, leave_behind, recorded
+from graft.secrets import Secrets
 
 if TYPE_CHECKING:
     from graft.loop.result import StopReason, StopSignal, TrainResult
@@ -55,17 +56,23 @@ def train(composed: DictConfig) -> float | dict[str, float]:
 def _train(composed: DictConfig, stop_reason: StopSignal) -> float | dict[str, float]:
     started = time.perf_counter()
     hydra = HydraConfig.get()
+    secrets = Secrets.of(composed)
+    secrets.watch()
     directory = Path(hydra.runtime.output_dir)
     config = check(from_hydra(composed))
-    _refuse_unusable_store(config)
+    if not trial.current():  # a sweep was refused as a whole, and what began must outlive its server
+        _refuse_unusable_store(config)
     with _alone_in(directory):
         prepared = prepare(config)
-        _claim(directory, config, prepared)
-        occasion = _occasion(config, directory, list(hydra.overrides.task))
+        _claim(directory, config, prepared, secrets)
+        occasion = replace(_occasion(config, directory, list(hydra.overrides.task)), secrets=secrets)
         done = carry_out(config, prepared, occasion, stop_reason, started)
     if not trial.current():
-        print(f"Checkpoints and TensorBoard events: {directory}\nRecord: make ui, run {done.run_id}")
-        print(f"Again: {rerun_command(done.run_id)}")
+        print(f"Checkpoints and TensorBoard events: {directory}")
+        if done.run_id is None:
+            print("Record: not at the server yet; to send it: graft sync")
+        else:
+            print(f"Record: make ui, run {done.run_id}\nAgain: {rerun_command(done.run_id)}")
     return dict(done.metrics) if "objective" in hydra.sweeper else done.metrics["best_val_accuracy"]
 
 
@@ -75,11 +82,11 @@ class Done:
 
     Attributes:
         metrics: Those that a run has once.
-        run_id: In MLflow.
+        run_id: In MLflow; None if its server never answered.
     """
 
     metrics: Mapping[str, float]
-    run_id: str
+    run_id: str | None
 
 
 def carry_out(config: Config, prepared: Prepared, occasion: Occasion, stop_reason: StopSignal, started: float) -> Done:
@@ -197,17 +204,18 @@ def _alone_in(directory: Path) -> Iterator[None]:
         lock.release()
 
 
-def _claim(directory: Path, config: Config, prepared: Prepared) -> None:
+def _claim(directory: Path, config: Config, prepared: Prepared, secrets: Secrets) -> None:
     """Makes `directory` this run's own; a run that is there already has to be the same one, to be gone on with.
 
     Raises:
         ConfigError: if the folder holds checkpoints of another configuration, other data or another backbone.
     """
-    settings = {key: value for key, value in config.flat().items() if not key.startswith("tracking.")}
+    flat = secrets.out_of(config.flat())
+    settings = {key: value for key, value in flat.items() if not key.startswith("tracking.")}
     own = {**settings, "data": prepared.data.sha256, "backbone": prepared.backbone.sha256}
     folder = directory / "checkpoints"
     claim = folder / "run.json"
-    if not claim.exists() and ((folder / "mlflow_run_id").exists() or any(folder.glob("*/ckpt-*"))):
+    if not claim.exists() and ((directory / "record.jsonl").exists() or any(folder.glob("*/ckpt-*"))):
         raise ConfigError(
             f"hydra.run.dir={directory}: there are checkpoints, and {claim}, which says of which run, is gone; allowed "
             "is an empty folder"

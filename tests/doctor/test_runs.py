@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -48,14 +49,14 @@ def dead() -> Process:
 
 
 @pytest.fixture
-def record(store: Store) -> Callable[..., str]:
+def record(store: Store, home: Path) -> Callable[..., str]:
     """Opens a run as training does, and leaves it open; returns its id."""
 
     def run(kind: str, shown: Any = None, **tags: str) -> str:
         all_tags = {"graft.kind": kind, **{f"graft.{key}": value for key, value in tags.items()}}
         if shown is not None:
             all_tags["graft.process"] = json.dumps(shown)
-        return MlflowRecorder(store, name=f"{kind} run", tags=all_tags).run_id
+        return MlflowRecorder(tracking_in(home), home / "runs" / uuid4().hex, name=f"{kind} run", tags=all_tags).run_id
 
     return run
 
@@ -168,18 +169,19 @@ def test_a_sweep_lives_with_any_of_its_processes(
 
 
 def test_artifacts_that_are_gone_are_told_with_the_command_that_makes_them_again(
-    doctor: Doctor, store: Store, record: Record, tmp_path: Path
+    doctor: Doctor, store: Store, record: Record, tmp_path: Path, home: Path
 ) -> None:
     (tmp_path / "config.yaml").write_text("seed: 0")
     runs = []
     for seed in (0, 1):
         tags = {"graft.kind": "single", "graft.overrides": f"seed={seed}"}
-        recorder = MlflowRecorder(store, name=f"seed {seed}", tags=tags)
+        recorder = MlflowRecorder(tracking_in(home), tmp_path / str(seed), name=f"seed {seed}", tags=tags)
         recorder.log_artifact(tmp_path / "config.yaml")
         recorder.close("complete")
         runs.append(recorder.run_id)
     record("sweep", sweep="study")  # has none
-    MlflowRecorder(store, name="failed at once", tags={"graft.kind": "single"}).close("failed")
+    failed = MlflowRecorder(tracking_in(home), tmp_path / "f", name="failed at once", tags={"graft.kind": "single"})
+    failed.close("failed")
     assert doctor().only("artifacts").text == "those of 2 finished runs are there"
     shutil.rmtree(store.client.get_run(runs[1]).info.artifact_uri)
     found = doctor()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ from graft.run import carry_out
 from graft.tracking.recorder import MemoryRecorder
 
 TRAINING = "epoch 1/2"
+SINGLE = {"graft.kind": "single"}
 
 
 class Records:
@@ -44,13 +46,15 @@ class Records:
         self._make_config = make_config
         self._count = 0
 
-    def record(self, *overrides: str, stop: StopSignal = lambda: None) -> str:
+    def record(
+        self, *overrides: str, stop: StopSignal = lambda: None, tags: Mapping[str, str] = MappingProxyType(SINGLE)
+    ) -> str:
         config = self._make_config(
             "+size=smoke", "backbone.value_range=[0,1]", "dataset.max_images=80", "dataset.image_size=16", *overrides
         )
         directory = self.home / f"recorded{self._count}"
         self._count += 1
-        occasion = Occasion(directory, MemoryRecorder(), {"graft.kind": "single"}, overrides)
+        occasion = Occasion(directory, MemoryRecorder(), tags, overrides)
         with contextlib.suppress(FailedTrial):
             carry_out(config, prepare(config), occasion, stop, time.perf_counter())
         return (directory / "checkpoints" / "mlflow_run_id").read_text()
@@ -137,6 +141,27 @@ def test_a_verified_rerun_is_exact_and_both_runs_say_so(records: Records, tiny: 
     assert (again["graft.kind"], again["graft.rerun_of"], again["graft.verified"]) == ("rerun", run_id, "exact")
     assert records.tags(run_id)["graft.verified"] == "exact"
     assert records.tags(run_id)["graft.verified_by"] == records.tags(run_id)["graft.rerun"]
+
+
+def test_what_the_machine_did_is_recorded_and_not_compared(records: Records, tiny: str) -> None:
+    run_id = records.record(tiny, "tracking.system_metrics=true")
+    assert "system/cpu_utilization_percentage" in records.client.get_run(run_id).data.metrics
+    assert rerun(run_id, "--verify").exit_code == 0
+
+
+def test_a_trial_that_cannot_be_run_again_keeps_its_sweep_from_being_exact(records: Records, tiny: str) -> None:
+    parent = records.client.create_run("1", tags={"graft.kind": "sweep", "graft.sweep": "gap"}).info.run_id
+    of_sweep = {"graft.kind": "trial", "graft.sweep": "gap"}
+    whole = records.record(tiny, tags={**of_sweep, "graft.trial": "0"})
+    assert rerun("gap", "--verify").exit_code == 0
+    records.client.create_run("1", tags={**of_sweep, "graft.trial": "1"}, run_name="failed at once")
+    again = rerun("gap", "--verify", "--json")
+    assert again.exit_code == 3
+    of_each = {each["trial"]: each for each in json.loads(again.stdout)}
+    assert (of_each[0]["of"], of_each[0]["verified"]) == (whole, "exact")
+    assert of_each[1]["verified"] == "diverged"
+    assert "cannot be run again" in of_each[1]["failure"]
+    assert parent in {run.info.run_id for run in records.client.search_runs(["1"], "tags.`graft.sweep` = 'gap'")}
 
 
 def test_a_verified_rerun_does_not_believe_the_feature_store(records: Records, tiny: str) -> None:

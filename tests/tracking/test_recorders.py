@@ -134,10 +134,11 @@ class InMlflow(Case):
         tracking = TrackingConfig(
             uri=f"sqlite:///{self.folder}/mlflow.db", artifacts=str(self.folder / "artifacts"), experiment="test"
         )
+        self.tracking = tracking
         self.store: Store = open_store(tracking)
         tags = {"graft.kind": "trial", "graft.sweep": "s", "graft.trial": "3"}
         tags |= {f"graft.{name}": value for name, value in more.items()}
-        recorder = MlflowRecorder(self.store, name="frozen", tags=tags)
+        recorder = MlflowRecorder(tracking, self.folder / "run", name="frozen", tags=tags)
         self.run_id = recorder.run_id
         return recorder
 
@@ -276,21 +277,26 @@ def test_a_run_that_goes_on_with_other_code_says_so_and_is_verified_no_more(
     assert case.tags()["graft.changed_midway"].endswith("then none; tensorflow none, then 2")
 
 
-def test_a_run_is_found_by_the_file_in_its_folder_and_made_anew_once_it_was_deleted(home: Path) -> None:
+def test_a_run_is_found_again_by_its_folder_and_made_anew_with_all_of_it_once_it_was_deleted(home: Path) -> None:
     case = InMlflow(home)
     case.open()
 
-    def single() -> str:
-        tags = {"graft.kind": "single"}
-        return MlflowRecorder(case.store, name="frozen", tags=tags, id_file=home / "run" / "id").run_id
+    def single() -> MlflowRecorder:
+        return MlflowRecorder(case.tracking, home / "single", name="frozen", tags={"graft.kind": "single"})
 
     first = single()
-    assert single() == first
-    case.store.client.delete_run(first)
+    first.log_params({"seed": 7})
+    first.log_metrics(EPOCH, step=0)
+    assert single().run_id == first.run_id
+    (home / "single" / "record.sent").write_bytes(b"\xff no mark")
+    assert single().run_id == first.run_id
+    assert first.run_id is not None
+    case.store.client.delete_run(first.run_id)
     second = single()
-    assert second != first
-    (home / "run" / "id").write_bytes(b"\xff no id")
-    assert single() not in (first, second)
+    assert second.run_id not in (None, first.run_id)
+    second.log_metrics(EPOCH, step=0)
+    case.run_id = second.run_id
+    assert (case.params(), case.val_accuracy()) == ({"seed": "7"}, {0: [0.875]})
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from graft.doctor.cache import check_cache
 from graft.doctor.installation import check_installation, install_command
 from graft.doctor.locks import check_locks
 from graft.doctor.machine import check_machine
-from graft.doctor.records import check_database, check_journal, journal_file
+from graft.doctor.records import check_database, check_journal, check_unsent, journal_file
 from graft.doctor.report import Check
 from graft.doctor.runs import check_runs
 
@@ -26,6 +26,7 @@ def examine(tracking: TrackingConfig, *, close_dead: bool = False) -> Iterator[C
     yield from _as_far_as_it_goes("machine", check_machine)
     yield from _as_far_as_it_goes("locks", lambda: [check_locks()])
     yield from _as_far_as_it_goes("mlflow", lambda: _check_record(tracking, close_dead))
+    yield from _as_far_as_it_goes("unsent", lambda: [check_unsent()])
     yield from _as_far_as_it_goes("optuna", lambda: [check_journal(journal_file())])
     yield from _as_far_as_it_goes("cache", check_cache)
 

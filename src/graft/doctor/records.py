@@ -10,7 +10,7 @@ from pathlib import Path
 from graft import paths
 from graft.cache.sizes import size_in_words
 from graft.doctor.report import Check, listed
-from graft.tracking import sqlite_record
+from graft.tracking import local_record, sqlite_record
 
 UNFINISHED = ("SQLITE_READONLY_ROLLBACK", "SQLITE_READONLY_RECOVERY", "SQLITE_READONLY_CANTINIT", "SQLITE_CANTOPEN")
 
@@ -76,6 +76,16 @@ def check_journal(file: Path) -> Check:
         text = f"{told}; its last line is not complete. The next sweep drops it, and what it told is done again"
         return Check("optuna", "note", text)
     return Check("optuna", "ok", f"{told}, all of them readable")
+
+
+def check_unsent() -> Check:
+    """Looks for runs and sweeps of which MLflow did not get all."""
+    waiting = local_record.waiting_records()
+    if not waiting:
+        return Check("unsent", "ok", "MLflow has all that runs on this machine recorded")
+    names = listed([str(folder) for folder in waiting], most=3)
+    text = f"of {len(waiting)} runs and sweeps MLflow did not get all, or they are just sending it: {names}"
+    return Check("unsent", "problem", text, "graft sync")
 
 
 def _is_entry(line: bytes) -> bool:

@@ -36,8 +36,6 @@ log = logging.getLogger(__name__)
 
 Verdict = Literal["exact", "diverged"]
 
-RUN_ID_FILE = Path("checkpoints") / "mlflow_run_id"
-
 
 @dataclass(frozen=True)
 class Rerun:
@@ -196,8 +194,8 @@ def _again(how: _How, run: RecordedRun, parent: str | None) -> Rerun:
             occasion = _occasion(how, run, config, directory, parent)
             stop_reason = _stop_as_it_did(run, interruption, no_further=how.verify)
             failure = _train(config, prepared, occasion, stop_reason, started, run)
-    run_id = (directory / RUN_ID_FILE).read_text()
-    again = recorded_run.read(how.store, run_id)
+    again = recorded_run.read(how.store, _run_id_in(directory))
+    run_id = again.id
     ended = run.state in ("complete", "pruned", "failed")
     compared = numbers.compare(run.metrics, again.metrics, ended=ended, whole=run.state in ("complete", "pruned"))
     failed_alike = run.tags.get("graft.failure") if run.state == "failed" and failure is None else None
@@ -229,6 +227,17 @@ def _again(how: _How, run: RecordedRun, parent: str | None) -> Rerun:
     )
     how.teller.compared(done, run, again)
     return done
+
+
+def _run_id_in(directory: Path) -> str:
+    from graft.tracking.mlflow_recorder import RUN_ID_FILE
+
+    try:
+        return (directory / RUN_ID_FILE).read_text()
+    except FileNotFoundError:
+        raise FatalError(
+            f"The rerun in {directory} cannot be compared, because MLflow did not take its record; graft sync sends it"
+        ) from None
 
 
 def _train(
@@ -287,6 +296,7 @@ def _occasion(how: _How, run: RecordedRun, config: Config, directory: Path, pare
         _words(run.tags.get("graft.overrides", "")),
         parent_run_id=parent,
         if_interrupted=_to_begin_again(how),
+        secrets=run.secrets,
     )
 
 

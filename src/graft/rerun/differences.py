@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from graft import preparation, provenance, runtime
 from graft.config import Config, flatten
 from graft.rerun.restore import younger_keys
-from graft.tracking.mlflow_recorder import CHANGED_MIDWAY
+from graft.tracking.mlflow_run import CHANGED_MIDWAY
 from graft.tracking.recorded_run import RecordedRun
 
 SHOWN_DIGITS = 12  # of a digest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from graft.errors import ConfigError
@@ -34,6 +34,35 @@ def installed_gpus() -> list[str]:
 
     with _handles() as handles:
         return [pynvml.nvmlDeviceGetName(handle) for handle in handles]
+
+
+def gpu_use() -> list[dict[str, float]]:
+    """How much the GPUs that this process may use are in use, in the order in which it names them.
+
+    Each has `utilization_percentage`, `memory_usage_megabytes`, `memory_usage_percentage` and, where it tells,
+    `power_usage_watts`.
+    """
+    import pynvml
+
+    visible = visible_gpus()
+    with _handles() as handles:
+        by_name = {pynvml.nvmlDeviceGetUUID(handle): handle for handle in handles}
+        by_name |= {str(index): handle for index, handle in enumerate(handles)}
+        return [_use_of(by_name[name]) for name in visible if name in by_name]
+
+
+def _use_of(handle: Any) -> dict[str, float]:
+    import pynvml
+
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    use = {
+        "utilization_percentage": float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu),
+        "memory_usage_megabytes": memory.used / (1 << 20),
+        "memory_usage_percentage": 100 * memory.used / memory.total,
+    }
+    with suppress(pynvml.NVMLError):  # not every GPU measures it
+        use["power_usage_watts"] = pynvml.nvmlDeviceGetPowerUsage(handle) / 1000
+    return use
 
 
 @contextmanager

@@ -19,7 +19,11 @@ from graft.tracking.tagged_run import NoSuchExperiment
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nobody asked for it, and it needs a network
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for files of a few kilobytes
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")  # 7, the default, waits for minutes before it says so
+# It would wait for minutes before it says that a server is gone; and a run whose making is asked for again, because
+# only the answer got lost, is made twice.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # in the middle of a table, or of --json
 from mlflow.entities import Param, RunTag, ViewType
 from mlflow.entities import Run as Run
 from mlflow.exceptions import MlflowException
@@ -28,14 +32,22 @@ from sqlalchemy.exc import SQLAlchemyError
 
 for noisy in ("mlflow", "alembic"):  # after the import, which sets MLflow's logging up
     logging.getLogger(noisy).setLevel(logging.WARNING)  # they announce every migration of a new database
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints the traceback of what it raises, too
 
 PARAMS_A_BATCH = 100  # MLflow's limit
 
-FOR_A_LOOK = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # of a run on a server that ends, in the middle of --json
+REFUSED = {
+    "BAD_REQUEST",
+    "CUSTOMER_UNAUTHORIZED",
+    "INVALID_PARAMETER_VALUE",
+    "PERMISSION_DENIED",
+    "RESOURCE_ALREADY_EXISTS",
+    "RESOURCE_DOES_NOT_EXIST",
+    "UNAUTHENTICATED",
 }
+"""MLflow's codes for what would be refused again."""
+
+FOR_A_LOOK = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
 @dataclass(frozen=True)
@@ -187,6 +199,22 @@ def _opened(tracking: TrackingConfig, create: bool) -> Store:
             "choose another name"
         )
     return Store(client, experiment.experiment_id, tracking.uri)
+
+
+def is_gone(error: BaseException) -> bool:
+    """Whether what MLflow raised says that a run is not there, or not any more."""
+    return isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST"
+
+
+def is_outage(error: BaseException, uri: str) -> bool:
+    """Whether what MLflow at `uri` raised may go by: a server that does not answer, a database that is locked."""
+    if isinstance(error, FatalError):
+        return error.__cause__ is not None and is_outage(error.__cause__, uri)
+    if uri.startswith("sqlite:"):
+        return isinstance(error, MlflowException) and error.error_code == "TEMPORARILY_UNAVAILABLE"
+    if isinstance(error, MlflowException):
+        return error.error_code not in REFUSED
+    return isinstance(error, OSError)  # what the HTTP library raises is one
 
 
 def _quoted(value: str) -> str:

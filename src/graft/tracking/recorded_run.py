@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import yaml
 from mlflow.exceptions import MlflowException
 
 from graft.errors import ConfigError, FatalError
+from graft.secrets import Secrets, resolved
 from graft.tracking.mlflow_store import Run, Store
 
 LEAST_PREFIX = 6
@@ -31,6 +32,7 @@ class RecordedRun:
         metrics: By name and step. What a run has once is at step 0.
         status: MLflow's, such as FINISHED.
         contradictions: What is recorded twice and not the same, in words.
+        secrets: What of the configuration came from the environment, and is not to be recorded again either.
     """
 
     id: str
@@ -41,6 +43,7 @@ class RecordedRun:
     metrics: Mapping[str, Mapping[int, float]]
     status: str
     contradictions: Sequence[str] = ()
+    secrets: Secrets = field(default_factory=Secrets)
 
     @property
     def state(self) -> str:
@@ -197,8 +200,9 @@ def _whole(store: Store, run: Run) -> RecordedRun:
         id=run_id,
         name=run.info.run_name,
         tags=run.data.tags,
-        params=run.data.params,
-        config=config,
+        params=resolved(run.data.params),
+        config=resolved(config),
+        secrets=Secrets.of(config),
         metrics=metrics,
         status=run.info.status,
         contradictions=contradictions,

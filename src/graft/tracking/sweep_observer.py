@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import shlex
-import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,14 +18,15 @@ from graft.config_dataset import AnyDatasetConfig
 from graft.data import splits
 from graft.errors import ConfigError
 from graft.loop.result import SUMMARY_METRICS
+from graft.secrets import Secrets
 from graft.suggestions import did_you_mean
 from graft.sweep.observer import SweepEnded, SweepStarted, TrialEnded
-from graft.tracking.recorder import STATUS, closing_tags
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from graft.tracking.delivery import Delivery
+    from graft.tracking.local_record import LocalRecord
 
-    from graft.tracking.mlflow_store import Store
+log = logging.getLogger(__name__)
 
 SHOWN = 240  # characters of a run's name, and of an error's text
 
@@ -37,9 +38,10 @@ class MlflowSweepObserver:
     """
 
     def __init__(self) -> None:
-        self._store: Store | None = None
-        self._parent: str = ""
         self._sweep: str = ""
+        self._secrets = Secrets()
+        self._local: LocalRecord | None = None
+        self._delivery: Delivery | None = None
 
     def validate(self, config: DictConfig) -> Mapping[str, str]:
         """Checks one configuration, its data set included, without importing TensorFlow.
@@ -66,18 +68,20 @@ class MlflowSweepObserver:
                     for name in unknown
                 ]
             )
-        from graft.tracking.mlflow_store import open_store  # late: a mistake should not wait for MLflow
+        from graft.tracking.delivery import Delivery  # late: a mistake should not wait for MLflow
+        from graft.tracking.local_record import LocalRecord
+        from graft.tracking.mlflow_sweep import MlflowSweep
+        from graft.tracking.sync import send_trial
 
-        tracking = OmegaConf.to_container(event.config.tracking, resolve=True)
-        self._store = open_store(TrackingConfig.model_validate(tracking))
+        values = OmegaConf.to_container(event.config.tracking, resolve=True)
+        tracking = TrackingConfig.model_validate(values)
         self._sweep = event.sweep
-        client = self._store.client
-        earlier = self._store.find(kind="sweep", sweep=event.sweep, limit=1)
-        if earlier:
-            self._parent = earlier[0].info.run_id
-            client.update_run(self._parent, status="RUNNING")
-            client.set_tag(self._parent, "graft.process", json.dumps(provenance.process()))
-            return {"parent_run_id": self._parent}
+        self._secrets = Secrets.of(event.config)
+        self._secrets.watch()
+        self._local = LocalRecord(event.directory)
+        receiver = MlflowSweep(tracking, send_trial=functools.partial(send_trial, tracking))
+        receiver.open()  # a sweep does not begin without its server
+        self._delivery = Delivery(self._local, receiver, tracking)
         swept = {key.lstrip("+~"): str(values) for key, values in event.space.items()}
         tags = {
             "graft.kind": "sweep",
@@ -86,70 +90,65 @@ class MlflowSweepObserver:
             "graft.process": json.dumps(provenance.process()),
             "graft.directory": str(event.directory),
         }
-        name = " ".join(f"{key}={values}" for key, values in swept.items())[:SHOWN] or event.sweep
-        run = client.create_run(self._store.experiment_id, tags=tags, run_name=name)
-        self._parent = run.info.run_id
-        base = {key: value for key, value in event.config.items() if key != "hydra"}
-        values = OmegaConf.to_container(OmegaConf.create(base), resolve=False)
-        assert isinstance(values, dict)
-        values["backbone"] = settled_backbone(OmegaConf.to_container(event.config.backbone, resolve=True))
-        params = {**flatten(values), **swept}
-        self._store.log_params(self._parent, params)
-        return {"parent_run_id": self._parent}
+        content = {
+            "tracking": tracking.model_dump(mode="json"),
+            "name": " ".join(f"{key}={values}" for key, values in swept.items())[:SHOWN] or event.sweep,
+            "tags": tags,
+            "params": {**_base(event.config), **swept},
+        }
+        self._local.say("sweep started", self._secrets.out_of({"sweep": self._sweep, **content}))
+        self._delivery.begin()
+        assert receiver.run_id is not None
+        return {"parent_run_id": receiver.run_id}
 
     def trial_ended(self, event: TrialEnded) -> None:
-        """Closes the trial's run where it could not do so itself; makes one where it never got that far."""
-        store = self._opened()
-        run = self._run_of(event.number)
-        if run is None and event.state == "interrupted":
-            return  # it had not begun, and has its run when the sweep goes on
-        if run is None:
-            tags = {
-                "graft.kind": "trial",
-                "graft.sweep": self._sweep,
-                "graft.trial": str(event.number),
-                "graft.attempt": str(event.attempt),
-                "graft.overrides": shlex.join(event.overrides),
-                "mlflow.parentRunId": self._parent,
-            }
-            name = " ".join(event.overrides)[:SHOWN]
-            run = store.client.create_run(store.experiment_id, tags=tags, run_name=name)
-        status = STATUS[event.state]
-        for key, value in closing_tags(event.state, event.cause).items():
-            store.client.set_tag(run.info.run_id, key, value)
-        if event.message:
-            store.client.set_tag(run.info.run_id, "graft.message", event.message[:SHOWN])
-        if run.info.status != status:
-            store.client.set_terminated(run.info.run_id, status)
+        """Has the trial's run closed where it could not do so itself, and made where it never got that far."""
+        tags = {
+            "graft.kind": "trial",
+            "graft.sweep": self._sweep,
+            "graft.trial": str(event.number),
+            "graft.attempt": str(event.attempt),
+            "graft.overrides": shlex.join(event.overrides),
+        }
+        self._say(
+            "trial ended",
+            {
+                "number": event.number,
+                "state": event.state,
+                "cause": event.cause,
+                "message": event.message[:SHOWN],
+                "name": " ".join(event.overrides)[:SHOWN],
+                "tags": tags,
+                "directory": str(event.directory),
+            },
+        )
 
     def sweep_ended(self, event: SweepEnded) -> None:
         """Sums the sweep up in its parent run."""
-        from mlflow.entities import Metric
-
-        store, client = self._opened(), self._opened().client
-        scores = [
-            run.data.metrics["best_val_accuracy"]
-            for run in store.find(kind="trial", sweep=self._sweep)
-            if run.data.tags.get("graft.state") == "complete" and "best_val_accuracy" in run.data.metrics
-        ]
-        counts = {f"trials_{state}": float(event.counts.get(state, 0)) for state in ("complete", "pruned", "failed")}
-        values = {**counts, "sweep_seconds": event.seconds, **({"best_val_accuracy": max(scores)} if scores else {})}
-        # A resumed sweep ends more than once: the number of finished trials tells the ends apart.
-        now, step = int(time.time() * 1000), int(sum(counts.values()))
-        client.log_batch(self._parent, metrics=[Metric(key, value, now, step) for key, value in values.items()])
+        tags = {"graft.state": "interrupted" if event.interrupted else "complete"}
         if event.best:
-            client.set_tag(self._parent, "graft.best_trial", str(event.best[0].number))
-            client.set_tag(self._parent, "graft.best_overrides", " ".join(event.best[0].overrides))
-        state = "interrupted" if event.interrupted else "complete"
-        client.set_tag(self._parent, "graft.state", state)
-        client.set_terminated(self._parent, "KILLED" if event.interrupted else "FINISHED")
+            tags["graft.best_trial"] = str(event.best[0].number)
+            tags["graft.best_overrides"] = " ".join(event.best[0].overrides)
+        counts = {f"trials_{state}": float(event.counts.get(state, 0)) for state in ("complete", "pruned", "failed")}
+        status = "KILLED" if event.interrupted else "FINISHED"
+        self._say("sweep ended", {"counts": counts, "seconds": event.seconds, "tags": tags, "status": status})
+        assert self._delivery is not None
+        if left := self._delivery.end():
+            log.warning("%d statements of this sweep are not in MLflow yet. To send them: graft sync", left)
 
-    def _opened(self) -> Store:
-        assert self._store is not None, "sweep_started comes first"
-        return self._store
+    def _say(self, kind: str, content: Mapping[str, Any]) -> None:
+        assert self._local is not None, "sweep_started comes first"
+        assert self._delivery is not None
+        self._local.say(kind, self._secrets.out_of({"sweep": self._sweep, **content}))
+        self._delivery.more()
 
-    def _run_of(self, number: int) -> Run | None:
-        return next(iter(self._opened().find(kind="trial", sweep=self._sweep, trial=str(number), limit=1)), None)
+
+def _base(config: DictConfig) -> dict[str, str]:
+    """What all trials have in common, as params; interpolations as they were written."""
+    values = OmegaConf.to_container(OmegaConf.create({k: v for k, v in config.items() if k != "hydra"}), resolve=False)
+    assert isinstance(values, dict)
+    values["backbone"] = settled_backbone(OmegaConf.to_container(config.backbone, resolve=True))
+    return {key: str(value) for key, value in flatten(values).items()}
 
 
 @functools.lru_cache(maxsize=16)  # most sweeps have one data set in hundreds of cells

@@ -1,0 +1,168 @@
+"""Sends what a local record says to MLflow: at once where that is a file, in the background where it is a server."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import filelock
+
+from graft.config import TrackingConfig
+from graft.tracking.local_record import LocalRecord, Mark, Statement
+from graft.tracking.mlflow_store import is_gone, is_outage
+
+log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 10.0
+"""How long the end of a run or a sweep waits for a server that does not answer."""
+
+PAUSES_SECONDS = (0.5, 1.0, 2.0, 5.0)  # between tries; the last one again and again
+
+
+class FromTheStart(Exception):
+    """MLflow does not have what was sent: all of the record has to be sent again."""
+
+
+class Receiver(Protocol):
+    """Takes statements down in MLflow, in their order. One that it has already may be repeated, and changes nothing."""
+
+    run_id: str | None
+
+    def receive(self, statement: Statement) -> None:
+        """Takes one down.
+
+        Raises:
+            FromTheStart: if it needs all statements before this one once more.
+        """
+
+    def doubt(self) -> None:
+        """What is known of the run may be wrong: the last statement failed, or another process sent some."""
+
+
+class Delivery:
+    """Sends a record.
+
+    Args:
+        record: What is to be sent.
+        receiver: Where to.
+        tracking: Where that is; told when it does not answer.
+    """
+
+    def __init__(self, record: LocalRecord, receiver: Receiver, tracking: TrackingConfig) -> None:
+        self._record = record
+        self._receiver = receiver
+        self._uri = tracking.uri
+        self._background = not tracking.uri.startswith("sqlite:")
+        self._sent = record.mark
+        self._failures = 0
+        self._next_try = 0.0
+        self._more = threading.Event()
+        self._over = False
+        self._idle = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Sends in this thread, so that what is wrong is known before anything else is done.
+
+        Raises:
+            Exception: whatever MLflow raises, but not because a server does not answer.
+        """
+        if self._background:
+            self._try(self.send)
+        else:
+            self.send()
+        if self._background:
+            self._thread = threading.Thread(target=self._keep_sending, name="record", daemon=True)
+            self._thread.start()
+
+    def more(self) -> None:
+        """Something was said.
+
+        Raises:
+            Exception: as `begin`; in the background it is told instead.
+        """
+        if self._background:
+            self._more.set()
+        elif time.monotonic() >= self._next_try:
+            self._try(self.send)
+
+    def end(self) -> int:
+        """Waits until everything was sent, as long as there is hope; gives the number of statements that were not."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        left = self._record.waiting
+        while left and time.monotonic() < deadline:
+            if not self._background:
+                self._try(self.send)
+            with self._idle:
+                self._idle.wait(0.0 if not self._failures and not self._background else 0.2)
+            before, left = left, self._record.waiting
+            if left < before:
+                deadline = time.monotonic() + PATIENCE_SECONDS
+        self._over = True
+        self._more.set()
+        return left
+
+    def _keep_sending(self) -> None:
+        while not self._over:
+            self._more.wait()
+            self._more.clear()
+            while not self._try(self.send, forgiving=True) and not self._over:
+                time.sleep(max(0.0, self._next_try - time.monotonic()))
+
+    def _try(self, send: Callable[[], None], *, forgiving: bool = False) -> bool:
+        """Whether `send` went well. Another error than an outage is raised, unless it is to be forgiven."""
+        try:
+            send()
+        except Exception as error:
+            self._receiver.doubt()
+            if not forgiving and not is_outage(error, self._uri):
+                raise
+            if not self._failures:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                log.warning(
+                    "MLflow at %s cannot be written to. The run goes on, and its record waits in %s: %s",
+                    self._uri,
+                    self._record.folder,
+                    reason,
+                )
+            pause = PAUSES_SECONDS[min(self._failures, len(PAUSES_SECONDS) - 1)]
+            self._failures += 1
+            self._next_try = time.monotonic() + pause
+            return False
+        if self._failures:
+            log.warning("MLflow at %s has the whole record again", self._uri)
+            self._failures, self._next_try = 0, 0.0
+        return True
+
+    def send(self) -> None:
+        """Sends all that was said and not sent yet, in this thread.
+
+        Raises:
+            Exception: whatever MLflow raises.
+        """
+        try:
+            with self._record.lock.acquire(timeout=60):
+                if (mark := self._record.mark) != self._sent:
+                    self._receiver.doubt()
+                if mark.run_id is not None and self._receiver.run_id is None:
+                    self._receiver.run_id = mark.run_id
+                try:
+                    self._send_from(mark)
+                except Exception as error:
+                    if not isinstance(error, FromTheStart) and not (mark.end and is_gone(error)):
+                        raise
+                    self._receiver.run_id = None
+                    self._send_from(Mark())
+        except filelock.Timeout:
+            raise TimeoutError(f"another process holds {self._record.lock.lock_file}") from None
+        with self._idle:
+            self._idle.notify_all()
+
+    def _send_from(self, mark: Mark) -> None:
+        for statement in self._record.statements(mark.end):
+            self._receiver.receive(statement)
+            self._sent = Mark(statement.end, self._receiver.run_id)
+            self._record.mark = self._sent

@@ -1,0 +1,161 @@
+"""What is said about a run or a sweep, kept on this machine until MLflow has it.
+
+A folder's `record.jsonl` is only ever appended to, one statement a line. `record.sent` beside it says how much of it
+MLflow has. So a server that is gone for a while, an attempt that goes on where another one died, and `graft sync` after
+a server that was gone for good are one thing: what comes after the mark is sent, in its order.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from graft import files
+from graft.errors import ConfigError
+from graft.paths import records
+
+log = logging.getLogger(__name__)
+
+NAME = "record.jsonl"
+SENT = "record.sent"
+LOCK = "record.lock"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One thing that was said.
+
+    Attributes:
+        kind: Such as ``metrics``.
+        at: When, in milliseconds since 1970.
+        content: What, as plain data.
+        start, end: The bytes of the file that it takes up.
+    """
+
+    kind: str
+    at: int
+    content: Mapping[str, Any]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How much was sent.
+
+    Attributes:
+        end: So many bytes of the file.
+        run_id: Of the MLflow run that they became; None before there is one.
+    """
+
+    end: int = 0
+    run_id: str | None = None
+
+
+class LocalRecord:
+    """The record in `folder`, which is made if there is none.
+
+    Several processes may say something, and one at a time may send, which holds `lock`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lock = filelock.FileLock(folder / LOCK)
+        self._file = folder / NAME
+        folder.mkdir(parents=True, exist_ok=True)
+        with self.lock:
+            self._drop_half_a_line()
+
+    def say(self, kind: str, content: Mapping[str, Any]) -> None:
+        """Appends a statement; it outlives the process once this returns.
+
+        Raises:
+            OSError: if the disk is full; nothing of it is there then.
+        """
+        line = (json.dumps({"kind": kind, "at": int(time.time() * 1000), **content}) + "\n").encode()
+        descriptor = os.open(self._file, os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o666)
+        try:
+            before = os.fstat(descriptor).st_size
+            if os.write(descriptor, line) < len(line):  # what would be said next must not be appended to half a line
+                os.ftruncate(descriptor, before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._file))
+        finally:
+            os.close(descriptor)
+
+    def statements(self, start: int = 0) -> Iterator[Statement]:
+        """What was said, from the byte `start` on. A damaged line is told and passed over."""
+        if not self._file.exists():
+            return
+        with self._file.open("rb") as file:
+            file.seek(start)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return  # somebody is just writing it
+                end = start + len(line)
+                try:
+                    content = json.loads(line)
+                    kind, at = str(content.pop("kind")), int(content.pop("at"))
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    log.warning("%s: the line at byte %d is damaged and left out", self._file, start)
+                else:
+                    yield Statement(kind, at, content, start, end)
+                start = end
+
+    @property
+    def waiting(self) -> int:
+        """How many statements were not sent."""
+        return sum(1 for _ in self.statements(self.mark.end)) if is_waiting(self._file) else 0
+
+    @property
+    def mark(self) -> Mark:
+        """How much was sent. Nothing, if the mark is damaged: what is sent again is not recorded twice."""
+        return _mark(self.folder)
+
+    @mark.setter
+    def mark(self, mark: Mark) -> None:
+        files.write(self.folder / SENT, json.dumps({"end": mark.end, "run_id": mark.run_id}))
+
+    def _drop_half_a_line(self) -> None:
+        """Cuts off what a process was saying when it died; nothing that `say` returned from."""
+        if not self._file.exists():
+            return
+        with self._file.open("rb+") as file:
+            content = file.read()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content):
+                file.truncate(whole)
+
+
+def waiting_records(folders: Sequence[Path] = ()) -> list[Path]:
+    """The folders, within `folders` or else all of `mlruns/`, whose records were not sent completely.
+
+    Raises:
+        ConfigError: for a folder that is not there.
+    """
+    if gone := [folder for folder in folders if not folder.is_dir()]:
+        raise ConfigError([f"{folder}: there is no such folder" for folder in gone])
+    found = {record for root in folders or [records() / "runs", records() / "sweeps"] for record in root.rglob(NAME)}
+    return sorted(record.parent for record in found if is_waiting(record))
+
+
+def is_waiting(record: Path) -> bool:
+    """Whether the file `record` has something that was not sent."""
+    return record.stat().st_size > _mark(record.parent).end
+
+
+def _mark(folder: Path) -> Mark:
+    try:
+        content = json.loads((folder / SENT).read_bytes())
+        run_id = content["run_id"]
+        return Mark(int(content["end"]), None if run_id is None else str(run_id))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Mark()

@@ -1,0 +1,98 @@
+"""What came from the environment, and passwords in addresses, are in no param, tag, artifact and log."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow.tracking import MlflowClient
+from omegaconf import OmegaConf
+from tests.conftest import backbone_at
+from tests.images import write_classes
+from tests.processes import Training
+from typer.testing import CliRunner
+
+from graft.cli import app
+from graft.secrets import Secrets
+
+SECRET = "geheim-4711"
+PASSWORD = "s3same-open"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: Path) -> Path:
+    """Where a sweep was recorded whose photos the environment names, and whose storage has a password."""
+    home = tmp_path_factory.mktemp("home")
+    write_classes(home / SECRET / "photos", {"cat": 24, "dog": 24})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRAFT_TEST_SECRET", SECRET)
+        folder = "${oc.env:GRAFT_TEST_SECRET}"
+        overrides = ["-m", "+size=smoke", "seed=1,2", "dataset=image_folder", "dataset.image_size=16"]
+        overrides += [f"dataset.path={home}/{folder}/photos", *backbone_at(tiny_backbone)]
+        training = Training(overrides, home, home / "output")
+        assert training.wait() == 0, training.errors
+    return home
+
+
+def test_what_the_environment_gave_is_recorded_nowhere(home: Path) -> None:
+    files = [file for file in (home / "mlruns").rglob("*") if file.is_file() and "cache" not in file.parts]
+    assert len(files) > 30
+    assert [file for file in files if SECRET.encode() in file.read_bytes()] == []
+    client = MlflowClient(f"sqlite:///{home}/mlruns/mlflow.db")
+    trial, *_ = client.search_runs(["1"], "tags.`graft.kind` = 'trial'")
+    written = f"{home}/${{oc.env:GRAFT_TEST_SECRET}}/photos"
+    assert trial.data.params["dataset.path"] == written
+    config = yaml.safe_load(Path(client.download_artifacts(trial.info.run_id, "config.yaml")).read_text())
+    assert config["dataset"]["path"] == written
+
+
+def test_a_rerun_asks_the_environment_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAFT_HOME", str(home))
+    client = MlflowClient(f"sqlite:///{home}/mlruns/mlflow.db")
+    trial, *_ = client.search_runs(["1"], "tags.`graft.kind` = 'trial'")
+    without = CliRunner().invoke(app, ["rerun", trial.info.run_id])
+    assert "${oc.env:GRAFT_TEST_SECRET}" in str(without.exception)
+    assert "dataset.path" in str(without.exception)
+    monkeypatch.setenv("GRAFT_TEST_SECRET", SECRET)
+    again = CliRunner().invoke(app, ["rerun", trial.info.run_id, "--verify"])
+    assert again.exit_code == 0, again.output
+    assert "differs" not in again.output
+    test_what_the_environment_gave_is_recorded_nowhere(home)
+
+
+@pytest.mark.parametrize(
+    ("said", "recorded"),
+    [
+        (f"http://me:{PASSWORD}@host/x", "http://***@host/x"),
+        (f"postgresql+psycopg://me:{PASSWORD}@host:5432/db and more", "postgresql+psycopg://***@host:5432/db and more"),
+        (f"https://host/m.tar.gz?tf-hub-format=compressed&X-Amz-Signature={PASSWORD}&a=b",
+         "https://host/m.tar.gz?tf-hub-format=compressed&X-Amz-Signature=***&a=b"),
+        (f"https://host/m?access_token={PASSWORD}", "https://host/m?access_token=***"),
+        ("https://host/m?format=compressed", "https://host/m?format=compressed"),
+        ("someone@example.org", "someone@example.org"),
+        ({"a": [f"http://{PASSWORD}@host", 3, None, 0.5, True]}, {"a": ["http://***@host", 3, None, 0.5, True]}),
+    ],
+)  # fmt: skip
+def test_addresses_lose_names_passwords_and_tokens(said: object, recorded: object) -> None:
+    assert Secrets().out_of(said) == recorded
+
+
+def test_a_short_value_is_hidden_at_its_key_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAFT_TEST_SEED", "7")
+    secrets = Secrets.of(OmegaConf.create({"seed": "${oc.decode:${oc.env:GRAFT_TEST_SEED}}", "epochs": 7}))
+    assert secrets.out_of({"seed": 7, "epochs": 7, "name": "7 of 17"}) == {
+        "seed": "${oc.decode:${oc.env:GRAFT_TEST_SEED}}",
+        "epochs": 7,
+        "name": "7 of 17",
+    }
+
+
+def test_logs_are_watched(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("GRAFT_TEST_SECRET", SECRET)
+    Secrets.of(OmegaConf.create({"path": "${oc.env:GRAFT_TEST_SECRET}"})).watch()
+    logging.getLogger("graft.anything").warning("cannot read %s from %s", SECRET, f"http://me:{PASSWORD}@host")
+    assert caplog.messages == ["cannot read ${oc.env:GRAFT_TEST_SECRET} from http://***@host"]
+    for handler in logging.getLogger().handlers:
+        handler.filters.clear()

@@ -1,0 +1,334 @@
+"""`tracking=server`: what is said of a run outlives the server, for a minute or for good, and is recorded once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from tests.conftest import backbone_at
+from tests.processes import Training
+from tests.tracking.mlflow_server import Line, MlflowServer
+from typer.testing import CliRunner
+
+from graft.cli import app
+from graft.config import TrackingConfig
+from graft.errors import FatalError
+from graft.paths import CHECKOUT
+from graft.tracking import delivery
+from graft.tracking.mlflow_recorder import MlflowRecorder
+
+TAGS = {"graft.kind": "single"}
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a run does not wait for the server."""
+    monkeypatch.setattr(delivery, "PATIENCE_SECONDS", 0.0)
+
+
+@pytest.fixture
+def experiment(server: MlflowServer) -> str:
+    name = f"experiment-{uuid4().hex}"
+    server.client.create_experiment(name)
+    return name
+
+
+@pytest.fixture
+def line(server: MlflowServer) -> Iterator[Line]:
+    """What leads to the server: it is down in less time than a server needs to start."""
+    line = Line(server.port)
+    yield line
+    line.down()
+
+
+@pytest.fixture
+def tracking(server: MlflowServer, experiment: str, line: Line) -> TrackingConfig:
+    return TrackingConfig(uri=line.uri, artifacts=None, experiment=experiment)
+
+
+@pytest.fixture
+def folder(home: Path) -> Path:
+    return home / "mlruns" / "runs" / "one"
+
+
+def recorder_of(tracking: TrackingConfig, folder: Path) -> MlflowRecorder:
+    return MlflowRecorder(tracking, folder, name="frozen", tags=TAGS)
+
+
+def epoch(recorder: MlflowRecorder, number: int) -> None:
+    recorder.log_metrics({"val_accuracy": number / 64, "val_loss": 1.0}, step=number)
+
+
+def only_run(server: MlflowServer, experiment: str) -> Run:
+    found = server.client.get_experiment_by_name(experiment)
+    assert found is not None
+    (run,) = server.client.search_runs([found.experiment_id])
+    return run
+
+
+def points(server: MlflowServer, run: Run) -> list[tuple[int, float]]:
+    """Every point, however often it is there."""
+    history = server.client.get_metric_history(run.info.run_id, "val_accuracy")
+    return sorted((point.step, point.value) for point in history)
+
+
+def expected(epochs: int) -> list[tuple[int, float]]:
+    return [(number, number / 64) for number in range(epochs)]
+
+
+def sync(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["sync", *arguments])
+    if isinstance(done.exception, Exception):
+        raise done.exception
+    return done.exit_code, done.output
+
+
+def test_a_server_that_is_gone_for_a_while_misses_nothing(
+    server: MlflowServer,
+    experiment: str,
+    line: Line,
+    tracking: TrackingConfig,
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recorder = recorder_of(tracking, folder)
+    recorder.log_params({"seed": 7})
+    for number in range(3):
+        epoch(recorder, number)
+    line.down()
+    said_at = time.time()
+    for number in range(3, 12):
+        epoch(recorder, number)
+    (folder / "config.yaml").write_text("seed: 7")
+    recorder.log_artifact(folder / "config.yaml")
+    time.sleep(1.5)  # long enough to be found gone
+    line.up()
+    recorder.close("complete")
+    run = only_run(server, experiment)
+    assert points(server, run) == expected(12)
+    assert (run.info.status, run.data.params, run.data.tags["graft.state"]) == ("FINISHED", {"seed": "7"}, "complete")
+    assert Path(server.client.download_artifacts(run.info.run_id, "config.yaml")).read_text() == "seed: 7"
+    assert caplog.text.count("The run goes on, and its record waits in") == 1
+    assert caplog.text.count("has the whole record again") == 1
+    last = server.client.get_metric_history(run.info.run_id, "val_accuracy")[-1]
+    assert abs(last.timestamp / 1000 - said_at) < 1, "a point has the time at which it was said"
+
+
+def test_a_run_may_begin_and_end_while_the_server_is_gone_and_is_sent_later(
+    server: MlflowServer,
+    experiment: str,
+    line: Line,
+    tracking: TrackingConfig,
+    folder: Path,
+    impatient: None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    line.down()
+    recorder = recorder_of(tracking, folder)
+    for number in range(5):
+        epoch(recorder, number)
+    recorder.close("failed", "diverged")
+    assert recorder.run_id is None
+    assert "7 statements of this run are not in MLflow yet" in caplog.text
+    status, told = sync()
+    assert status == 1
+    assert f"7 still wait in {folder}" in told
+    line.up()
+    assert sync()[0] == 0
+    run = only_run(server, experiment)
+    assert points(server, run) == expected(5)
+    assert (run.info.status, run.data.tags["graft.failure"]) == ("FAILED", "diverged")
+    assert (folder / "checkpoints" / "mlflow_run_id").read_text() == run.info.run_id
+    assert "all that runs on this machine recorded" in sync()[1]
+
+
+def test_what_is_sent_can_go_elsewhere(
+    server: MlflowServer,
+    experiment: str,
+    line: Line,
+    tracking: TrackingConfig,
+    folder: Path,
+    impatient: None,
+    home: Path,
+    migrated: Path,
+) -> None:
+    recorder = recorder_of(tracking, folder)
+    epoch(recorder, 0)
+    while (history := points(server, only_run(server, experiment))) != expected(1):
+        assert history == []
+    line.down()
+    epoch(recorder, 1)
+    recorder.close("complete")
+    (home / "elsewhere.db").write_bytes(migrated.read_bytes())
+    elsewhere = f"sqlite:///{home}/elsewhere.db"
+    status, told = sync("--tracking-uri", elsewhere, str(folder))
+    assert (status, "frozen: 2 statements sent" in told) == (0, True)
+    assert sync()[1].startswith("MLflow has all")
+    client = MlflowClient(elsewhere)
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    (run,) = client.search_runs([found.experiment_id])
+    history = client.get_metric_history(run.info.run_id, "val_accuracy")
+    assert [(point.step, point.value) for point in history] == expected(2), "what the other one has is not left out"
+
+
+@pytest.mark.parametrize(("lost", "times"), [("runs/create", 1), ("runs/log-batch", 4), ("runs/update", 1)])
+def test_an_answer_that_gets_lost_records_nothing_twice(
+    server: MlflowServer, experiment: str, line: Line, tracking: TrackingConfig, folder: Path, lost: str, times: int
+) -> None:
+    line.lose_answers_to(lost, times)
+    recorder = recorder_of(tracking, folder)
+    for number in range(6):
+        epoch(recorder, number)
+        time.sleep(0.05)
+    recorder.close("complete")
+    assert line.lost
+    run = only_run(server, experiment)
+    assert points(server, run) == expected(6)
+    assert run.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("goes_on", [True, False], ids=["another attempt", "sync"])
+def test_a_process_that_dies_while_the_server_is_gone_loses_nothing(
+    server: MlflowServer, experiment: str, line: Line, tracking: TrackingConfig, folder: Path, goes_on: bool
+) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from tests.tracking.test_server import epoch, recorder_of\n"
+        "from graft.config import TrackingConfig\n"
+        "uri, experiment, folder = sys.argv[1:]\n"
+        "recorder = recorder_of(TrackingConfig(uri=uri, artifacts=None, experiment=experiment), Path(folder))\n"
+        "for number in range(4): epoch(recorder, number)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    line.down()
+    arguments = [sys.executable, "-c", program, line.uri, experiment, str(folder)]
+    assert subprocess.run(arguments, cwd=CHECKOUT, check=False).returncode == -signal.SIGKILL
+    with (folder / "record.jsonl").open("a") as record:
+        record.write('{"kind": "metrics", "at": 1, "met')  # what it was just saying
+    line.up()
+    if goes_on:
+        recorder = recorder_of(tracking, folder)
+        for number in range(3, 6):
+            epoch(recorder, number)
+        recorder.close("complete")
+    else:
+        assert sync()[0] == 0
+    run = only_run(server, experiment)
+    assert points(server, run) == expected(6 if goes_on else 4)
+
+
+def test_a_server_that_refuses_a_run_is_told_at_once(
+    server: MlflowServer, experiment: str, line: Line, tracking: TrackingConfig, folder: Path
+) -> None:
+    found = server.client.get_experiment_by_name(experiment)
+    assert found is not None
+    server.client.delete_experiment(found.experiment_id)
+    with pytest.raises(FatalError, match="this experiment was deleted in MLflow"):
+        recorder_of(tracking, folder)
+
+
+def test_a_damaged_line_is_told_and_the_rest_is_sent(
+    server: MlflowServer,
+    experiment: str,
+    line: Line,
+    tracking: TrackingConfig,
+    folder: Path,
+    impatient: None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    line.down()
+    recorder = recorder_of(tracking, folder)
+    for number in range(3):
+        epoch(recorder, number)
+    recorder.close("complete")
+    lines = (folder / "record.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "record.jsonl").write_bytes(b"".join([*lines[:2], b"\xff\x00 nonsense\n", *lines[3:]]))
+    line.up()
+    assert sync()[0] == 0
+    assert "is damaged and left out" in caplog.text
+    assert points(server, only_run(server, experiment)) == [(0, 0.0), (2, 2 / 64)]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, home: Path, tiny_backbone: Path, server: MlflowServer) -> Iterator[Callable[..., Training]]:
+    started: list[Training] = []
+
+    def start(*overrides: str) -> Training:
+        common = ["-m", "+size=smoke", "tracking=server", f"tracking.uri={server.uri}", *backbone_at(tiny_backbone)]
+        started.append(Training([*common, *overrides], home, tmp_path / "output"))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
+
+
+def test_a_sweep_goes_on_without_its_server(
+    server: MlflowServer, experiment: str, sweep: Callable[..., Training], home: Path
+) -> None:
+    client = server.client
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    training = sweep(f"tracking.experiment={experiment}", "seed=0,1,2,3", "epochs=4")
+
+    def ended() -> int:
+        trials = client.search_runs([found.experiment_id], "tags.`graft.kind` = 'trial'")
+        return sum(run.info.status == "FINISHED" for run in trials)
+
+    while not ended():
+        assert training.running(), training.errors
+        time.sleep(0.2)
+    server.kill()
+    # Another trial begins and ends without it.
+    while len(list((home / "mlruns").rglob("checkpoints/best/*.index"))) < 3:
+        assert training.running(), training.errors
+        time.sleep(0.2)
+    server.start()
+    assert training.wait() == 0, training.errors
+    assert sync()[0] == 0
+    runs = client.search_runs([found.experiment_id])
+    by_kind: dict[str, list[Run]] = {}
+    for run in runs:
+        by_kind.setdefault(run.data.tags["graft.kind"], []).append(run)
+    (parent,) = by_kind["sweep"]
+    assert (parent.info.status, parent.data.metrics["trials_complete"]) == ("FINISHED", 4)
+    assert len(by_kind["trial"]) == 4
+    for run in by_kind["trial"]:
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        history = client.get_metric_history(run.info.run_id, "val_accuracy")
+        assert sorted(point.step for point in history) == [0, 1, 2, 3]
+    best = max(run.data.metrics["best_val_accuracy"] for run in by_kind["trial"])
+    assert parent.data.metrics["best_val_accuracy"] == best
+
+
+@pytest.mark.skipif("GRAFT_LONG" not in os.environ, reason="takes two minutes; GRAFT_LONG=1 runs it")
+def test_a_server_that_is_gone_for_a_minute_misses_nothing(server: MlflowServer, experiment: str, folder: Path) -> None:
+    recorder = recorder_of(server.tracking(experiment), folder)
+    began, gone = time.monotonic(), False
+    for second in range(100):
+        recorder.log_metrics({"heartbeat": float(second)}, step=second)
+        if second % 5 == 4:
+            epoch(recorder, second // 5)
+        if second == 15:
+            server.kill()
+            gone = True
+        if gone and second == 75:
+            server.start()
+        time.sleep(max(0.0, began + second + 1 - time.monotonic()))
+    recorder.close("complete")
+    run = only_run(server, experiment)
+    assert points(server, run) == expected(20)
+    beats = server.client.get_metric_history(run.info.run_id, "heartbeat")
+    assert sorted(point.value for point in beats) == [float(second) for second in range(100)]
