@@ -87,6 +87,7 @@ class TrackingConfig(Group):
     uri: str = Field(min_length=1, description="an MLflow tracking URI such as sqlite:///mlruns/mlflow.db")
     artifacts: str | None = Field(min_length=1, description="a folder, or null where the server decides")
     experiment: str = Field(min_length=1, description="the name of an MLflow experiment")
+    log_model: bool = Field(default=True, description="true or false")
 
     @field_validator("uri")
     @classmethod

@@ -69,7 +69,8 @@ class MlflowSweepObserver:
         from graft.tracking.mlflow_store import open_store  # late: a mistake should not wait for MLflow
 
         tracking = OmegaConf.to_container(event.config.tracking, resolve=True)
-        self._store = open_store(TrackingConfig.model_validate(tracking))
+        self._tracking = TrackingConfig.model_validate(tracking)
+        self._store = open_store(self._tracking)
         self._sweep = event.sweep
         client = self._store.client
         earlier = self._store.find(kind="sweep", sweep=event.sweep, limit=1)
@@ -143,6 +144,16 @@ class MlflowSweepObserver:
         state = "interrupted" if event.interrupted else "complete"
         client.set_tag(self._parent, "graft.state", state)
         client.set_terminated(self._parent, "KILLED" if event.interrupted else "FINISHED")
+        self._log_best_model(event)
+
+    def _log_best_model(self, event: SweepEnded) -> None:
+        # Who interrupts a sweep wants its end, and the best trial may be still to come.
+        if not event.best or event.interrupted or not self._tracking.log_model:
+            return
+        from graft.tracking.best_model import log_best_model  # late: MLflow's models take a second to import
+
+        if run := self._run_of(event.best[0].number):
+            log_best_model(self._opened(), self._tracking, run.info.run_id)
 
     def _opened(self) -> Store:
         assert self._store is not None, "sweep_started comes first"
