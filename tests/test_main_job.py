@@ -225,20 +225,19 @@ def test_the_page_that_compare_names_has_both_curves_in_one_chart(sweep: Sweep, 
     (page,) = re.findall(r"make ui, then http://127.0.0.1:5000(/\S+)", sweep.compare())
     with chromium(tmp_path) as browser:
         browser.get(ui + page)
-        lines = wait_for(browser, lambda page: len(found := curves(page)) == 2 and found, "two curves")
-    expected = {
-        tuple(m.value for m in sweep.client.get_metric_history(run.info.run_id, "val_accuracy"))
+        drawn = wait_for(browser, lambda page: len(found := curves(page)) == 2 and found, "two curves")
+    assert drawn == {
+        run.info.run_name: [m.value for m in sweep.client.get_metric_history(run.info.run_id, "val_accuracy")]
         for run in sweep.children
     }
-    assert {tuple(line) for line in lines} == expected
 
 
-def curves(browser: Browser) -> list[list[float]]:
-    """What is drawn in the page's only chart, as Plotly keeps it."""
-    return list(
+def curves(browser: Browser) -> dict[str, list[float]]:
+    """What is drawn in the page's only chart, by the runs' names, as Plotly keeps it."""
+    return dict(
         browser.execute_script(
             "const charts = document.querySelectorAll('.js-plotly-plot');"
-            "return charts.length == 1 ? charts[0].data.map(line => Array.from(line.y)) : []"
+            "return charts.length == 1 ? charts[0].data.map(line => [line.name, Array.from(line.y)]) : []"
         )
     )
 
@@ -450,3 +449,19 @@ def test_a_single_run_has_no_parent_and_the_same_curve_as_the_trial(sweep: Sweep
         ]
         assert curves[0] == curves[1], name  # bit-identical, in a process of its own
     assert run.data.metrics["feature_extraction_seconds"] == 0  # the sweep has extracted them
+    assert "graft.model" not in run.data.tags, "+size=smoke sets tracking.log_model=false"
+
+
+def test_the_model_of_a_trial_that_turns_out_best_is_logged_too_and_the_sweep_names_it(sweep: Sweep) -> None:
+    client, parent = sweep.client, sweep.parent.info.run_id
+    models = client.search_logged_models([sweep.parent.info.experiment_id])
+    logged = {model.source_run_id: model.model_id for model in models}
+    (other,) = (run for run in sweep.children if run.info.run_id not in logged)
+    done = run_command(["graft", "log-model", other.info.run_id], sweep.home)
+    assert done.returncode == 0, done.stderr
+    assert client.get_run(parent).data.tags["graft.model"] in logged.values(), "another trial is best"
+    client.set_tag(parent, "graft.best_trial", other.data.tags["graft.trial"])
+    done = run_command(["graft", "log-model", other.info.run_id], sweep.home)
+    assert f"models:/{client.get_run(parent).data.tags['graft.model']}\n" in done.stdout
+    assert client.get_run(parent).data.tags["graft.model"] not in logged.values()
+    assert len(client.search_logged_models([sweep.parent.info.experiment_id])) == 2

@@ -110,8 +110,10 @@ def tell_sweep(store: Store, run_id: str, model_id: str) -> None:
     """Names the model in the sweep whose best trial it is of, if it is."""
     with _told_as_fatal():
         tags = store.client.get_run(run_id).data.tags
-        parent = tags.get("mlflow.parentRunId")
-        if parent and store.client.get_run(parent).data.tags.get("graft.best_trial") == tags.get("graft.trial"):
+        trial, parent = tags.get("graft.trial"), tags.get("mlflow.parentRunId")
+        if trial is None or parent is None:  # a rerun may lie under another run, too
+            return
+        if store.client.get_run(parent).data.tags.get("graft.best_trial") == trial:
             store.set_tags(parent, {MODEL_TAG: model_id})
 
 
