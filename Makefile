@@ -11,8 +11,9 @@ LOCK := requirements$(if $(GPU),-gpu,).lock
 STAMP := $(VENV)/.installed$(if $(GPU),-gpu,)
 IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 HOME_DIR := $(or $(GRAFT_HOME),$(CURDIR))
+JOURNAL := $(HOME_DIR)/mlruns/optuna.journal
 
-.PHONY: help setup sweep train test lint format bench bench-full ui tensorboard compare rerun doctor experiment clean
+.PHONY: help setup sweep train test lint format bench bench-full ui dashboard tensorboard compare rerun doctor experiment clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +53,10 @@ doctor: ## Check the installation and the records; ARGS=--close-dead as for graf
 
 ui: setup ## MLflow's pages on http://127.0.0.1:5000, or on PORT=
 	$(IN_VENV) mlflow ui --backend-store-uri "sqlite:///$(HOME_DIR)/mlruns/mlflow.db" --host 127.0.0.1 --port $(or $(PORT),5000)
+
+dashboard: setup ## Optuna's pages on http://127.0.0.1:8080, or on PORT=: the studies behind the sweeps
+	@test -f "$(JOURNAL)" || { echo "There is no sweep yet: make sweep, or python train.py -m with several values of a key"; exit 2; }
+	$(IN_VENV) optuna-dashboard "$(JOURNAL)" --storage-class JournalFileStorage --host 127.0.0.1 --port $(or $(PORT),8080)
 
 tensorboard: setup ## TensorBoard over all runs on http://127.0.0.1:6006, or on PORT=
 	$(IN_VENV) tensorboard --logdir "$(HOME_DIR)/mlruns" --host 127.0.0.1 --port $(or $(PORT),6006)

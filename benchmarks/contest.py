@@ -86,7 +86,7 @@ class Bench:
     def _selection(self, max_images: int | None) -> list[str]:
         given = [f"backbone.url='{self._given}'", "backbone.value_range=[0,1]", "backbone.batch_norm_momentum=0.9"]
         backbone = ["backbone=efficientnet_lite0"] if self._given is None else given
-        size = ["dataset.image_size=224", "batch_size=32", "seed=0"]
+        size = ["dataset.image_size=224", "batch_size=32", "seed=0", "tracking.log_model=false"]
         return [*photos.overrides(self.photos, max_images or self.max_images), *backbone, *size]
 
     def _new(self, name: str) -> Path:

@@ -24,6 +24,7 @@ def run(home: Path, seed: int, init_head: str, overrides: list[str]) -> tuple[li
     """Validation accuracy and seconds of every epoch, and the seconds of the probe."""
     directory = home / f"{init_head}-{seed}"
     command = [sys.executable, "train.py", "trainable=true", *overrides, f"seed={seed}", f"init_head={init_head}"]
+    command.append("tracking.log_model=false")
     subprocess.run(
         [*command, f"hydra.run.dir={directory}"],
         cwd=CHECKOUT,

@@ -36,7 +36,8 @@ def sweep(home: Path, name: str, seed: int, *pruning: str) -> tuple[int, int]:
     subprocess.run(
         [
             sys.executable, "train.py", "-m", *SPACE, f"epochs={EPOCHS}", f"hydra.sweeper.n_trials={TRIALS}",
-            f"hydra.sweeper.seed={seed}", f"hydra.sweeper.study_name={name}-{seed}", "hydra.launcher.slots=1", *pruning,
+            f"hydra.sweeper.seed={seed}", f"hydra.sweeper.study_name={name}-{seed}", "hydra.launcher.slots=1",
+            "tracking.log_model=false", *pruning,
         ],
         cwd=CHECKOUT, env={**os.environ, "GRAFT_HOME": str(home)}, stdout=subprocess.DEVNULL, check=True,
     )  # fmt: skip

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shlex
+import signal
 import statistics
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +18,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
+from filelock import FileLock
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from selenium.webdriver.remote.webelement import WebElement
+from tests.browser import Browser, chromium, wait_for
 from tests.conftest import backbone_at, run_command
+from tests.serving import free_port, serving
 
 from graft.config import Config
 from graft.model import trained_part
@@ -73,7 +82,8 @@ def small(tiny_backbone: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory, small: list[str]) -> Sweep:
     home = tmp_path_factory.mktemp("main_job")
-    done = run_command(["python", str(CHECKOUT / "train.py"), "-m", "trainable=true,false", *small], home, cwd=home)
+    words = ["-m", "trainable=true,false", *small, "tracking.log_model=true"]
+    done = run_command(["python", str(CHECKOUT / "train.py"), *words], home, cwd=home)
     assert done.returncode == 0, done.stderr
     client = MlflowClient(f"sqlite:///{home}/mlruns/mlflow.db")
     experiment = client.get_experiment_by_name("graft")
@@ -178,10 +188,89 @@ def test_artifacts_are_there(sweep: Sweep, tmp_path: Path) -> None:
     assert (root / "checkpoints" / "best" / "checkpoint").is_file()
 
 
+@pytest.fixture(scope="module")
+def ui(sweep: Sweep) -> Iterator[str]:
+    """The address of MLflow's pages over the sweep's record."""
+    port = free_port()
+    with serving(["make", "ui", f"PORT={port}"], sweep.home, port, sweep.home / "ui.log"):
+        yield f"http://127.0.0.1:{port}"
+
+
+def test_the_runs_page_shows_the_trials_under_their_sweep(sweep: Sweep, ui: str, tmp_path: Path) -> None:
+    parent, children = sweep.parent.info.run_name, {run.info.run_name for run in sweep.children}
+    with chromium(tmp_path) as browser:
+        browser.get(f"{ui}/#/experiments/{sweep.parent.info.experiment_id}/runs")
+        (row,) = wait_for(browser, lambda page: rows_of_runs(page, {parent}), "the sweep")
+        assert not rows_of_runs(browser, children), "they are shown before the sweep is unfolded"
+        row.find_element("css selector", "button").click()
+        shown = wait_for(
+            browser, lambda page: len(rows := rows_of_runs(page, {parent, *children})) == 3 and rows, "its trials"
+        )
+        assert name_in(shown[0]) == parent
+        indents = [each.find_element("css selector", "a").location["x"] for each in shown]
+        assert indents[0] <= indents[1] == indents[2]
+
+
+def rows_of_runs(browser: Browser, names: set[str]) -> list[WebElement]:
+    """The cells with these runs' names, from the top of the page down."""
+    cells = browser.find_elements("css selector", "[role=gridcell][col-id='attributes.`Run Name`']")
+    return sorted((cell for cell in cells if name_in(cell) in names), key=lambda cell: cell.location["y"])
+
+
+def name_in(cell: WebElement) -> str:
+    return cell.find_element("css selector", "a").text
+
+
+def test_the_page_that_compare_names_has_both_curves_in_one_chart(sweep: Sweep, ui: str, tmp_path: Path) -> None:
+    (page,) = re.findall(r"make ui, then http://127.0.0.1:5000(/\S+)", sweep.compare())
+    with chromium(tmp_path) as browser:
+        browser.get(ui + page)
+        drawn = wait_for(browser, lambda page: len(found := curves(page)) == 2 and found, "two curves")
+    assert drawn == {
+        run.info.run_name: [m.value for m in sweep.client.get_metric_history(run.info.run_id, "val_accuracy")]
+        for run in sweep.children
+    }
+
+
+def curves(browser: Browser) -> dict[str, list[float]]:
+    """What is drawn in the page's only chart, by the runs' names, as Plotly keeps it."""
+    return dict(
+        browser.execute_script(
+            "const charts = document.querySelectorAll('.js-plotly-plot');"
+            "return charts.length == 1 ? charts[0].data.map(line => [line.name, Array.from(line.y)]) : []"
+        )
+    )
+
+
 def test_tensorboard_events_lie_in_the_trials_folder(sweep: Sweep) -> None:
     events = list((sweep.home / "mlruns" / "sweeps").rglob("events.out.tfevents.*"))
     assert {event.parent.name for event in events} == {"train", "validation"}
     assert len(events) == 4
+
+
+def test_runs_and_models_are_found_by_what_they_are(sweep: Sweep) -> None:
+    experiment = [sweep.parent.info.experiment_id]
+    finetuned = sweep.child(trainable=True)
+    reached = finetuned.data.metrics["best_val_accuracy"]
+    condition = "params.trainable = 'True' and metrics.best_val_accuracy > {}"
+    for query, expected in ((condition.format(reached - 1e-6), [finetuned]), (condition.format(reached), [])):
+        found = sweep.client.search_runs(experiment, f"{query} and tags.`graft.kind` = 'trial'")
+        assert [run.info.run_id for run in found] == [run.info.run_id for run in expected]
+    best = max(sweep.children, key=lambda run: run.data.metrics["best_val_accuracy"])
+    accuracy = best.data.metrics["best_val_accuracy"]
+    (model,) = sweep.client.search_logged_models(experiment)
+    for name in ("val_accuracy", "best_val_accuracy"):
+        for least, count in ((accuracy - 1e-6, 1), (accuracy, 0)):
+            query = f"metrics.{name} > {least} and params.trainable = '{best.data.params['trainable']}'"
+            assert len(sweep.client.search_logged_models(experiment, query)) == count
+    assert model.source_run_id == best.info.run_id
+    assert model.tags["graft.sweep"] == sweep.parent.data.tags["graft.sweep"]
+    tags = [sweep.client.get_run(run.info.run_id).data.tags.get("graft.model") for run in (best, sweep.parent)]
+    assert tags == [model.model_id, model.model_id]
+    assert f"models:/{model.model_id}" in sweep.output
+    for run in sweep.children:
+        outputs = run.outputs.model_outputs if run.outputs else []
+        assert [output.model_id for output in outputs] == ([model.model_id] if run == best else [])
 
 
 def test_graft_compare_prints_the_recorded_numbers(sweep: Sweep) -> None:
@@ -275,6 +364,61 @@ def test_a_second_sweep_is_a_new_one_and_a_failing_trial_does_not_end_it(sweep: 
     assert (parent.data.metrics["trials_complete"], parent.data.metrics["trials_failed"]) == (1, 1)
 
 
+@pytest.mark.parametrize("fails", ["interrupted", "IsADirectoryError"])
+def test_a_sweep_whose_best_model_cannot_be_logged_is_complete_and_says_how_to_log_it(
+    small: list[str], tmp_path: Path, fails: str
+) -> None:
+    lock = tmp_path / "mlruns/log-model.lock"
+    lock.parent.mkdir()
+    words = ["python", "train.py", "-m", "trainable=false", *small, "tracking.log_model=true"]
+    if fails == "interrupted":
+        with FileLock(lock):  # so that it waits
+            done = interrupt(words, tmp_path, at="The model of the best trial is logged")
+    else:
+        lock.mkdir()
+        done = run_command(words, tmp_path)
+        lock.rmdir()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert fails in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    command = re.search(r"To log it: (graft log-model \w+)", done.stdout + done.stderr)
+    assert command is not None
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    experiment = client.get_experiment_by_name("graft")
+    assert experiment is not None
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.`graft.kind` = 'sweep'")
+    assert (parent.info.status, "graft.model" in parent.data.tags) == ("FINISHED", False)
+    if fails == "interrupted":
+        return
+    done = run_command(shlex.split(command.group(1)), tmp_path)
+    assert done.returncode == 0, done.stderr
+    (model,) = client.search_logged_models([experiment.experiment_id])
+    assert client.get_run(parent.info.run_id).data.tags["graft.model"] == model.model_id
+
+
+def interrupt(words: list[str], home: Path, at: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command, and presses Ctrl-C as soon as it prints `at`."""
+    env = {**os.environ, "GRAFT_HOME": str(home), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    process = subprocess.Popen(
+        words,
+        cwd=CHECKOUT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A shell starts what it puts into the background, the tests' own run perhaps, with Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout is not None
+    printed = ""
+    with process:
+        for line in process.stdout:
+            printed += line
+            if at in line:
+                process.send_signal(signal.SIGINT)
+    return subprocess.CompletedProcess(words, process.wait(), printed, "")
+
+
 def test_a_cell_that_cannot_run_stops_the_sweep_before_it_starts(sweep: Sweep, small: list[str]) -> None:
     before = json.loads(sweep.compare("--json"))["sweep"]
     arguments = ["-m", "head_width=8,0", "dropout_rate=0,0.5", *small]
@@ -305,3 +449,19 @@ def test_a_single_run_has_no_parent_and_the_same_curve_as_the_trial(sweep: Sweep
         ]
         assert curves[0] == curves[1], name  # bit-identical, in a process of its own
     assert run.data.metrics["feature_extraction_seconds"] == 0  # the sweep has extracted them
+    assert "graft.model" not in run.data.tags, "+size=smoke sets tracking.log_model=false"
+
+
+def test_the_model_of_a_trial_that_turns_out_best_is_logged_too_and_the_sweep_names_it(sweep: Sweep) -> None:
+    client, parent = sweep.client, sweep.parent.info.run_id
+    models = client.search_logged_models([sweep.parent.info.experiment_id])
+    logged = {model.source_run_id: model.model_id for model in models}
+    (other,) = (run for run in sweep.children if run.info.run_id not in logged)
+    done = run_command(["graft", "log-model", other.info.run_id], sweep.home)
+    assert done.returncode == 0, done.stderr
+    assert client.get_run(parent).data.tags["graft.model"] in logged.values(), "another trial is best"
+    client.set_tag(parent, "graft.best_trial", other.data.tags["graft.trial"])
+    done = run_command(["graft", "log-model", other.info.run_id], sweep.home)
+    assert f"models:/{client.get_run(parent).data.tags['graft.model']}\n" in done.stdout
+    assert client.get_run(parent).data.tags["graft.model"] not in logged.values()
+    assert len(client.search_logged_models([sweep.parent.info.experiment_id])) == 2

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import json
 import re
 import shlex
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
 from tests.conftest import backbone_at, run_command
 from tests.images import write_classes
+from tests.serving import free_port, listening, serving
 
 from graft.config import Config
 from graft.paths import CHECKOUT
@@ -113,54 +108,27 @@ def test_help_is_the_default_and_names_every_target() -> None:
         assert re.search(rf"make {target} +\S", listed), f"{target} is not explained"
 
 
-@pytest.fixture
-def server(readme_home: Path) -> Iterator[Callable[[str], tuple[str, int]]]:
-    """Starts a make target that serves pages, and ends it with everything that it started."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(target: str) -> tuple[str, int]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        env = {
-            **os.environ,
-            "GRAFT_HOME": str(readme_home),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        }
-        output = os.open(readme_home / f"{target}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        process = subprocess.Popen(
-            ["make", target, f"PORT={port}"],
-            cwd=CHECKOUT,
-            env=env,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-        os.close(output)
-        started.append(process)
-        for _ in range(600):
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
-                    return answer.read().decode(), port
-            except OSError:
-                assert process.poll() is None, (readme_home / f"{target}.log").read_text()
-                time.sleep(0.2)
-        raise AssertionError(f"make {target} serves nothing")
-
-    yield start
-    for process in started:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+@pytest.mark.parametrize(
+    ("target", "title"), [("ui", "MLflow"), ("tensorboard", "TensorBoard"), ("dashboard", "Optuna")]
+)
+def test_pages_are_served_on_loopback_only(readme_home: Path, target: str, title: str) -> None:
+    port = free_port()
+    with serving(["make", target, f"PORT={port}"], readme_home, port, readme_home / f"{target}.log") as page:
+        assert title in page
+        assert listening(port) == {"0100007F"}
 
 
-@pytest.mark.parametrize(("target", "title"), [("ui", "MLflow"), ("tensorboard", "TensorBoard")])
-def test_pages_are_served_on_loopback_only(server: Callable[[str], tuple[str, int]], target: str, title: str) -> None:
-    page, port = server(target)
-    assert title in page
-    listening = {
-        line.split()[1]
-        for table in ("/proc/net/tcp", "/proc/net/tcp6")
-        for line in Path(table).read_text().splitlines()[1:]
-        if line.split()[3] == "0A" and line.split()[1].endswith(f":{port:04X}")
-    }
-    assert listening == {f"0100007F:{port:04X}"}
+def test_the_dashboard_shows_the_sweeps_of_the_journal(readme_home: Path) -> None:
+    port = free_port()
+    command = ["make", "dashboard", f"PORT={port}"]
+    with serving(command, readme_home, port, readme_home / "studies.log", "/api/studies") as answer:
+        studies = json.loads(answer)["study_summaries"]
+    assert studies
+    assert all(study["study_name"].startswith("train-") for study in studies)
+
+
+def test_without_a_sweep_there_is_no_dashboard_but_the_command_that_makes_one(tmp_path: Path) -> None:
+    done = run_command(["make", "dashboard"], tmp_path)
+    assert done.returncode != 0
+    assert "There is no sweep yet: make sweep" in done.stdout
+    assert not (tmp_path / "mlruns").exists()

@@ -1,4 +1,4 @@
-"""Commands that train again what was recorded, as they are typed in the checkout.
+"""Commands that take up again what was recorded, as they are typed in the checkout.
 
 `make` uses the programs in .venv without activating it.
 """
@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 
+from graft.config import TrackingConfig
 from graft.paths import CHECKOUT
 
 
@@ -31,6 +33,11 @@ def python() -> str:
 def rerun_command(run_id: str) -> str:
     """The command that runs a recorded run again and proves that it is the same."""
     return f"{_program('graft')} rerun {run_id} --verify"
+
+
+def log_model_command(run_id: str, tracking: TrackingConfig) -> str:
+    """The command that logs the model of a recorded run."""
+    return f"{_program('graft')} log-model {shlex.join([run_id, *tracking.options()])}"
 
 
 def _program(name: str) -> str:

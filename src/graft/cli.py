@@ -19,7 +19,7 @@ from graft.config import TrackingConfig
 from graft.errors import STATUS_DIVERGED_RERUN, STATUS_FAILED, STATUS_INTERRUPTED, ConfigError, GraftError
 
 if TYPE_CHECKING:
-    from graft.prediction.trained_model import TrainedModel
+    from graft.export.trained import TrainedModel
 
 WIDTH = 160  # characters, where nothing says how many there are
 
@@ -121,7 +121,7 @@ def export(
     experiment: Experiment = "graft",
 ) -> None:
     """Write the model of a recorded run as a SavedModel that takes images as they are and needs no Graft."""
-    from graft.prediction import export as exporting  # late, as above
+    from graft.export import folder as exporting  # late, as above
     from graft.recording import CLASSES
 
     exporting.check(folder)
@@ -131,6 +131,21 @@ def export(
     if tflite:
         size = trained.image_size
         print(f"For TFLite: {folder / exporting.TFLITE}, of images of {size} x {size} pixels")
+
+
+@app.command("log-model")
+def log_model(
+    run: RunId, tracking_uri: TrackingUri = "sqlite:///mlruns/mlflow.db", experiment: Experiment = "graft"
+) -> None:
+    """Log the model of a recorded run in MLflow, which can then serve it; done by itself for a sweep's best trial."""
+    from graft.export import logged  # late, as above
+    from graft.tracking.mlflow_store import open_store
+
+    tracking = _tracking(tracking_uri, experiment)
+    trained = _trained(tracking_uri, experiment, run)
+    model_id = logged.log_model(open_store(tracking), trained)
+    print(f"{trained.name}: models:/{model_id}")
+    print(f"To serve it: {logged.serve_command(tracking, model_id)}")
 
 
 @app.command()
@@ -314,3 +329,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("Interrupted", file=sys.stderr)
         raise SystemExit(STATUS_INTERRUPTED) from None
+
+
+if __name__ == "__main__":
+    main()

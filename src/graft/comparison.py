@@ -130,7 +130,7 @@ def show(comparison: Comparison, console: Console) -> None:
         say(f"\nBest       trial {best.number}: {best.name}")
         say(f"Again      {rerun_command(best.run_id)}")
         say(f"Checkpoint {best.checkpoint}")
-    say(f"Curves     make ui, then {_compare_page(comparison)}")
+    say(f"Curves     make ui, then {_curves_page(comparison)}")
 
 
 def _row(store: Store, run: Run) -> TrialRow:
@@ -268,7 +268,19 @@ def _number(value: float | None, style: str) -> str:
     return "" if value is None else format(value, style)
 
 
-def _compare_page(comparison: Comparison) -> str:
-    runs = quote("[" + ",".join(f'"{trial.run_id}"' for trial in comparison.trials[:SHOWN]) + "]", safe="[],")
-    experiments = quote(f'["{comparison.experiment_id}"]', safe="[],")
-    return f"{UI}/#/compare-runs?runs={runs}&experiments={experiments}"
+def _curves_page(comparison: Comparison) -> str:
+    """The page of MLflow with the trials' curves of validation accuracy in one chart."""
+    trials = [trial.run_id for trial in comparison.trials[:SHOWN]]
+    query = {
+        "runs": _listed(trials),
+        "metric": quote('"val_accuracy"'),
+        "experiments": _listed([comparison.experiment_id]),
+        "plot_metric_keys": _listed(["val_accuracy"]),
+        "x_axis": "step",
+    }
+    return f"{UI}/#/metric?{'&'.join(f'{key}={value}' for key, value in query.items())}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    """A list as MLflow's pages take it in their address."""
+    return quote("[" + ",".join(f'"{word}"' for word in words) + "]", safe="[],")

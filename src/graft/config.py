@@ -88,6 +88,7 @@ class TrackingConfig(Group):
     artifacts: str | None = Field(min_length=1, description="a folder, or null where the server decides")
     experiment: str = Field(min_length=1, description="the name of an MLflow experiment")
     system_metrics: bool = Field(default=False, description="true or false")
+    log_model: bool = Field(default=True, description="true or false")
 
     @field_validator("uri")
     @classmethod

@@ -67,13 +67,25 @@ def _train(composed: DictConfig, stop_reason: StopSignal) -> float | dict[str, f
         _claim(directory, config, prepared, secrets)
         occasion = replace(_occasion(config, directory, list(hydra.overrides.task)), secrets=secrets)
         done = carry_out(config, prepared, occasion, stop_reason, started)
+        model_id = _log_model(config, prepared, directory, done.run_id)
     if not trial.current():
+        if model_id is not None:
+            print(f"Model: models:/{model_id}")
         print(f"Checkpoints and TensorBoard events: {directory}")
         if done.run_id is None:
             print("Record: not at the server yet; to send it: graft sync")
         else:
             print(f"Record: make ui, run {done.run_id}\nAgain: {rerun_command(done.run_id)}")
     return dict(done.metrics) if "objective" in hydra.sweeper else done.metrics["best_val_accuracy"]
+
+
+def _log_model(config: Config, prepared: Prepared, directory: Path, run_id: str | None) -> str | None:
+    """Logs the model of a run on its own; a sweep has that of its best trial logged, when it is known."""
+    if trial.current() or run_id is None or not config.tracking.log_model:
+        return None
+    from graft.export import logged  # late: MLflow's models take a second to import
+
+    return logged.log_at_the_end(config, prepared, directory, run_id)
 
 
 @dataclass(frozen=True)

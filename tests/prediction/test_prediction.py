@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.error import HTTPError
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import LoggedModel, Run
+from mlflow.models import Model
 from tests.conftest import backbone_at, run_command
 from tests.images import write_classes
+from tests.serving import ask, free_port, post, serving
 from typer.testing import CliRunner
 
 from graft.cli import app
@@ -25,6 +31,8 @@ CLASSES = ["dark", "grey", "light"]
 SPLITS = {"train": 16, "val": 8, "test": 8}
 SIZE = 32
 KINDS = {"frozen": ["trainable=false"], "finetuned": ["trainable=true", "dropout_rate=0.2"]}
+NOT_LOGGED = "finetuned"
+"""The kind whose model could not be logged when the run came to its end."""
 
 
 class Done(NamedTuple):
@@ -43,11 +51,17 @@ class Trained:
         home: Holds their record, and the backbone; what they were trained on is gone.
         images: Those of the test split, PNGs larger than the model's.
         runs: By their kind.
+        printed: What `train.py` printed, by kind.
     """
 
     home: Path
     images: list[Path]
     runs: dict[str, Run]
+    printed: dict[str, str]
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(f"sqlite:///{self.home}/mlruns/mlflow.db")
 
     def graft(self, command: str, kind: str, *words: object, **environment: str) -> Done:
         """In this process, which has TensorFlow already."""
@@ -85,10 +99,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> Trained
     for seed, (split, count) in enumerate(SPLITS.items()):
         write_classes(photos / split, dict.fromkeys(CLASSES, count), size=40, seed=seed)
     always = ["dataset=image_folder", f"dataset.path={photos}", f"dataset.image_size={SIZE}", "epochs=3"]
-    for kind in KINDS.values():
-        settings = [*always, *kind, "learning_rate=0.003", *backbone_at(backbone)]
+    printed: dict[str, str] = {}
+    for kind, words in KINDS.items():
+        settings = [*always, *words, "learning_rate=0.003", *backbone_at(backbone)]
+        if kind == NOT_LOGGED:  # a folder in the place of the lock
+            (home / "mlruns/log-model.lock").unlink()
+            (home / "mlruns/log-model.lock").mkdir()
         done = run_command(["python", "train.py", *settings], home)
         assert done.returncode == 0, done.stderr
+        printed[kind] = done.stdout
+    (home / "mlruns/log-model.lock").rmdir()
     shutil.move(photos / "test", home / "test")
     shutil.rmtree(photos)
     client = MlflowClient(f"sqlite:///{home}/mlruns/mlflow.db")
@@ -96,7 +116,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> Trained
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     by_kind = {"finetuned" if run.data.params["trainable"] == "True" else "frozen": run for run in runs}
-    return Trained(home, sorted((home / "test").glob("*/*.png")), by_kind)
+    return Trained(home, sorted((home / "test").glob("*/*.png")), by_kind, printed)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -214,3 +234,69 @@ def test_a_damaged_checkpoint_and_a_run_without_one_are_told(trained: Trained) -
         if not best.exists():
             best.with_name("elsewhere").rename(best)
         data.write_bytes(content)
+
+
+def logged_models(trained: Trained, condition: str) -> list[LoggedModel]:
+    experiment = trained.runs["frozen"].info.experiment_id
+    return list(trained.client.search_logged_models([experiment], condition))
+
+
+def test_a_run_leaves_a_model_in_mlflow_that_says_what_it_takes_gives_and_needs(trained: Trained) -> None:
+    run = trained.runs["frozen"]
+    best = int(run.data.metrics["best_epoch"])
+    (model,) = logged_models(trained, f"metrics.test_accuracy > 0.5 and source_run_id = '{run.info.run_id}'")
+    assert f"Model: models:/{model.model_id}" in trained.printed["frozen"]
+    assert run.data.tags["graft.model"] == model.model_id
+    assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
+    assert model.params == run.data.params
+    assert model.tags["graft.backbone_sha256"] == run.data.tags["graft.backbone_sha256"]
+    of_model = {metric.key: metric.value for metric in model.metrics}
+    for name in run.data.metrics:
+        history = trained.client.get_metric_history(run.info.run_id, name)
+        steps = [point.step for point in history]
+        assert steps == sorted(set(steps)), f"{name} of the run was logged again"
+        assert of_model[name] == next(point.value for point in history if point.step in (best, max(steps)))
+    described = Model.load(model.artifact_location)
+    assert described.signature is not None
+    assert described.signature.inputs.to_dict() == [
+        {"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": (-1, -1, -1, 3)}}
+    ]
+    assert described.signature.outputs.input_names() == ["label", "probabilities"]
+    requirements = (Path(model.artifact_location) / "requirements.txt").read_text().splitlines()
+    assert requirements == [f"{name}=={metadata.version(name)}" for name in ("tensorflow", "numpy", "mlflow")]
+    assert not list(Path(model.artifact_location).rglob("*.pkl"))
+    code = (Path(model.artifact_location) / "served_model.py").read_text()
+    assert set(re.findall(r"^\s*(?:from|import) (\w+)", code, re.MULTILINE)) <= {
+        *("__future__", "json", "pathlib", "typing"),
+        *("mlflow", "numpy", "tensorflow"),
+    }
+
+
+def test_a_model_that_could_not_be_logged_costs_a_warning_and_is_served_once_it_is(
+    trained: Trained, tmp_path: Path
+) -> None:
+    run = trained.runs[NOT_LOGGED]
+    assert run.info.status == "FINISHED"
+    assert "graft.model" not in run.data.tags
+    assert f"To log it: graft log-model {run.info.run_id}" in trained.printed[NOT_LOGGED]
+    for _ in range(2):  # what is logged already is not logged again
+        done = trained.graft("log-model", NOT_LOGGED)
+        assert done.returncode == 0, done.stderr
+    (model,) = logged_models(trained, "params.trainable = 'True'")
+    assert f"models:/{model.model_id}" in done.stdout
+    serve = done.stdout.partition("To serve it: ")[2].strip()
+    port = free_port()
+    command = ["bash", "-c", f"exec env {serve} --host 127.0.0.1 --port {port}"]
+    with serving(command, trained.home, port, tmp_path / "serve.log", "/ping"):
+        decoded = [tf.io.decode_png(image.read_bytes(), channels=3).numpy() for image in trained.images]
+        answers = ask(port, np.stack(decoded))
+        example = json.loads((Path(model.artifact_location) / "serving_input_example.json").read_text())
+        (of_example,) = post(port, example)
+        with pytest.raises(HTTPError, match="400"):
+            ask(port, decoded[0])  # one image is no batch
+    assert of_example["label"] in CLASSES
+    expected = trained.probabilities(NOT_LOGGED)
+    served = [[each["probabilities"][name] for name in CLASSES] for each in answers]
+    np.testing.assert_allclose(served, expected, atol=1e-4)
+    assert [each["label"] for each in answers] == [CLASSES[place] for place in expected.argmax(axis=1)]
+    assert all(next(iter(each["probabilities"])) == each["label"] for each in answers)

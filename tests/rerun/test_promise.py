@@ -45,9 +45,16 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: Path, phot
     for kind, words in KINDS.items():
         overrides = [override for word in words for override in stand_for.get(word, [word])]
         overrides += [] if "epochs=2" in overrides else ["epochs=2"]
-        done = run_command(["python", "train.py", *overrides], home)
+        done = run_command(["python", "train.py", *overrides, "tracking.log_model=false"], home)
         assert done.returncode == 0, (kind, done.stderr)
-    ten = ["-m", "trainable=false,true", "dropout_rate=0,0.3", "head_width=16,64,128", *DIGITS]
+    ten = [
+        "-m",
+        "trainable=false,true",
+        "dropout_rate=0,0.3",
+        "head_width=16,64,128",
+        *DIGITS,
+        "tracking.log_model=false",
+    ]
     assert run_command(["python", "train.py", *ten], home).returncode == 0
     client = MlflowClient(f"sqlite:///{home}/mlruns/mlflow.db")
     experiment = client.get_experiment_by_name("graft")

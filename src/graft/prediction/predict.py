@@ -15,7 +15,7 @@ from rich.table import Table
 from graft.errors import ConfigError
 
 if TYPE_CHECKING:
-    from graft.prediction.trained_model import TrainedModel
+    from graft.export.trained import TrainedModel
 
 BATCH = 32
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
-import numpy.typing as npt
 
 from graft import backbones, runtime
 from graft.config import Config, TrackingConfig
 from graft.config_dataset import DatasetConfig
 from graft.errors import FatalError
+from graft.export.trained import TrainedModel, build
 from graft.recording import CLASSES
 from graft.rerun.restore import restore
 from graft.tracking import recorded_run
@@ -24,39 +22,6 @@ from graft.tracking.recorded_run import RecordedRun
 
 if TYPE_CHECKING:
     import tf_keras
-
-Probabilities = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """What a run trained.
-
-    Attributes:
-        run_id: MLflow's.
-        name: What the run is called.
-        class_names: In the order of the logits.
-        config: What the run was. Its data set stands for the recorded one, which need not be there any more.
-        model: uint8 images [batch, size, size, 3] to logits [batch, classes].
-    """
-
-    run_id: str
-    name: str
-    class_names: tuple[str, ...]
-    config: Config
-    model: tf_keras.Model
-
-    @property
-    def image_size(self) -> int:
-        """Side in pixels of the images that `model` takes."""
-        return self.config.image_size
-
-    def probabilities(self, pixels: npt.NDArray[np.uint8]) -> Probabilities:
-        """How probable each class is, float32 [images, classes], for uint8 [images, size, size, 3]."""
-        import tensorflow as tf
-
-        probabilities: Probabilities = tf.nn.softmax(self.model(pixels, training=False)).numpy()
-        return probabilities
 
 
 def load(tracking: TrackingConfig, name: str) -> TrainedModel:
@@ -113,16 +78,10 @@ def _config_of(run: RecordedRun, tracking: TrackingConfig) -> Config:
 
 def _build(run: RecordedRun, config: Config, classes: int, best: Path) -> tf_keras.Model:
     runtime.set_up(config)
-    from graft.loop.checkpoints import read_best
-    from graft.model import build_model, trained_part
-
     saved = backbones.resolve(config.backbone)
     if saved.sha256 != run.tags.get("graft.backbone_sha256"):
         raise FatalError(
             f"backbone.url={config.backbone.url}: it is not the backbone that the run {run.id} was trained on: its "
             f"digest is {saved.sha256}, and was {run.tags.get('graft.backbone_sha256')}"
         )
-    layer = backbones.hub_layer(saved, config.backbone, config.trainable, image_size=config.image_size)
-    model = build_model(layer, config, classes=classes)
-    read_best(best, trained_part(model, config))
-    return model
+    return build(config, saved, classes, best)

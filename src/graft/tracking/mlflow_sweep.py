@@ -30,7 +30,7 @@ class MlflowSweep:
 
     def __init__(self, tracking: TrackingConfig, send_trial: Callable[[Path], None]) -> None:
         self.run_id: str | None = None
-        self._tracking = tracking
+        self.tracking = tracking
         self._send_trial = send_trial
         self._store: Store | None = None
         self._sweep = ""
@@ -62,7 +62,7 @@ class MlflowSweep:
             FatalError: if it cannot be used.
         """
         if self._store is None:
-            self._store = open_store(self._tracking)
+            self._store = open_store(self.tracking)
 
     @property
     def store(self) -> Store:
@@ -96,7 +96,7 @@ class MlflowSweep:
         """Closes the trial's run where it could not do so itself; makes one where it never got that far."""
         self._send_trial(Path(content["directory"]))
         state = content["state"]
-        run = self._run_of(content["number"])
+        run = self.run_of(content["number"])
         if run is None and state == "interrupted":
             return  # it had not begun, and has its run when the sweep goes on
         client = self.store.client
@@ -130,5 +130,6 @@ class MlflowSweep:
         self.store.client.log_batch(self._parent, metrics=metrics, tags=tags)
         self.store.client.set_terminated(self._parent, content["status"], end_time=at)
 
-    def _run_of(self, number: int) -> Run | None:
+    def run_of(self, number: int) -> Run | None:
+        """The run of a trial; None if it has none yet."""
         return next(iter(self.store.find(kind="trial", sweep=self._sweep, trial=str(number), limit=1)), None)

@@ -25,6 +25,7 @@ from graft.sweep.observer import SweepEnded, SweepStarted, TrialEnded
 if TYPE_CHECKING:
     from graft.tracking.delivery import Delivery
     from graft.tracking.local_record import LocalRecord
+    from graft.tracking.mlflow_sweep import MlflowSweep
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class MlflowSweepObserver:
         self._sweep: str = ""
         self._secrets = Secrets()
         self._local: LocalRecord | None = None
+        self._receiver: MlflowSweep | None = None
         self._delivery: Delivery | None = None
 
     def validate(self, config: DictConfig) -> Mapping[str, str]:
@@ -79,7 +81,7 @@ class MlflowSweepObserver:
         self._secrets = Secrets.of(event.config)
         self._secrets.watch()
         self._local = LocalRecord(event.directory)
-        receiver = MlflowSweep(tracking, send_trial=functools.partial(send_trial, tracking))
+        self._receiver = receiver = MlflowSweep(tracking, send_trial=functools.partial(send_trial, tracking))
         receiver.open()  # a sweep does not begin without its server
         self._delivery = Delivery(self._local, receiver, tracking)
         swept = {key.lstrip("+~"): str(values) for key, values in event.space.items()}
@@ -135,6 +137,18 @@ class MlflowSweepObserver:
         assert self._delivery is not None
         if left := self._delivery.end():
             log.warning("%d statements of this sweep are not in MLflow yet. To send them: graft sync", left)
+        else:
+            self._log_best_model(event)
+
+    def _log_best_model(self, event: SweepEnded) -> None:
+        assert self._receiver is not None
+        # Who interrupts a sweep wants its end, and the best trial may be still to come.
+        if not event.best or event.interrupted or not self._receiver.tracking.log_model:
+            return
+        from graft.tracking.best_model import log_best_model  # late: MLflow's models take a second to import
+
+        if run := self._receiver.run_of(event.best[0].number):
+            log_best_model(self._receiver.store, self._receiver.tracking, run.info.run_id)
 
     def _say(self, kind: str, content: Mapping[str, Any]) -> None:
         assert self._local is not None, "sweep_started comes first"

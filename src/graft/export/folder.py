@@ -13,7 +13,7 @@ from graft.errors import ConfigError, FatalError
 from graft.recording import CLASSES
 
 if TYPE_CHECKING:
-    from graft.prediction.trained_model import TrainedModel
+    from graft.export.trained import TrainedModel
 
 TFLITE = "model.tflite"
 
@@ -44,7 +44,7 @@ def export(trained: TrainedModel, folder: Path, *, tflite: bool) -> None:
     """
     import tensorflow as tf
 
-    from graft.prediction.exported_model import ExportedModel, tflite_of
+    from graft.export.exported_model import ExportedModel, tflite_of
 
     check(folder)
     try:

@@ -6,9 +6,9 @@ import tensorflow as tf
 
 from graft.data.store import resize
 from graft.errors import FatalError
+from graft.export.trained import TrainedModel
 from graft.features.conversion import to_tflite
 from graft.features.live import Unusable
-from graft.prediction.trained_model import TrainedModel
 
 
 class ExportedModel(tf.Module):
