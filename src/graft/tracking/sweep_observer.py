@@ -18,6 +18,7 @@ from graft.config_dataset import AnyDatasetConfig
 from graft.data import splits
 from graft.errors import ConfigError
 from graft.loop.result import SUMMARY_METRICS
+from graft.report.after_sweep import write_after_sweep
 from graft.suggestions import did_you_mean
 from graft.sweep.observer import SweepEnded, SweepStarted, TrialEnded
 from graft.tracking.recorder import STATUS, closing_tags
@@ -143,6 +144,8 @@ class MlflowSweepObserver:
         state = "interrupted" if event.interrupted else "complete"
         client.set_tag(self._parent, "graft.state", state)
         client.set_terminated(self._parent, "KILLED" if event.interrupted else "FINISHED")
+        if not event.interrupted:
+            write_after_sweep(store, self._sweep, self._parent)
 
     def _opened(self) -> Store:
         assert self._store is not None, "sweep_started comes first"
