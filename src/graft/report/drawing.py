@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 INK = "#24292f"
 FAINT = "#d0d7de"
+PAPER = "#fefefe"
 FROZEN = "#0072b2"  # with the next one a pair that the colour-blind tell apart: Okabe and Ito, Color Universal Design
 FINETUNED = "#d55e00"
 OTHER = "#6e7781"
@@ -29,7 +30,13 @@ SIZE = (4.7, 3.5)
 HEAVY = 1_000_000  # characters of an SVG, beyond which the PNG takes its place in the page
 
 # In the page, the reader's light or dark theme decides what these are.
-THEMED = {INK: "currentColor", FAINT: "var(--line)", FROZEN: "var(--frozen)", FINETUNED: "var(--finetuned)"}
+THEMED = {
+    INK: "currentColor",
+    PAPER: "var(--page)",
+    FAINT: "var(--line)",
+    FROZEN: "var(--frozen)",
+    FINETUNED: "var(--finetuned)",
+}
 
 STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # names are the user's own words, and $ is no formula in them

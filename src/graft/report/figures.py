@@ -20,7 +20,7 @@ from graft.comparison import TrialRow
 from graft.comparison.interval import METHOD
 from graft.comparison.varied import numbers
 from graft.plots import draw_confusion
-from graft.report.drawing import COLOURS, FAINT, INK, MARKERS, OTHER, SIZE, new_figure
+from graft.report.drawing import COLOURS, FAINT, INK, MARKERS, OTHER, PAPER, SIZE, new_figure
 from graft.report.importance import importances, logarithmic
 from graft.report.record import SweepRecord
 
@@ -228,6 +228,9 @@ def epochs_to_reach(record: SweepRecord) -> Drawn:
     rows = [row for row in reached(record, fine) if row.epochs is not None]
     if not rows:
         return Drawn(name, title, "No accuracy was reached by half of the trials.")
+    at_once = {row.accuracy for row in rows} - {row.accuracy for row in rows if (row.epochs or 0) > 1}
+    start = max(at_once, default=0.0) if len(at_once) < len({row.accuracy for row in rows}) else 0.0
+    rows = [row for row in rows if row.accuracy >= start]  # what the first epoch gives tells nothing
     figure, axes = new_figure(height=2.9)
     for kind in record.kinds:
         of_kind = [row for row in rows if row.kind == kind]
@@ -346,6 +349,7 @@ def parallel_coordinates(record: SweepRecord) -> Drawn:
                 va="center",
                 fontsize=8,
                 zorder=6,
+                bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.85, "pad": 0.8},
             )
     axes.set_xticks(range(len(columns)), [*(_folded(key) for key in keys), "validation\naccuracy"], fontsize=8)
     axes.set_yticks([])
