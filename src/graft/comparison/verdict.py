@@ -91,7 +91,11 @@ def _how_sure(comparison: Comparison, found: Interval) -> str:
     resolution = _resolution(comparison)
     if found.low is not None and found.high is not None:
         text = f"95 % interval {found.low:+.4f} to {found.high:+.4f} ({METHOD}, {found.seeds} seeds)"
-        text += ": it leaves 0 out." if found.sign else ": it holds 0, so either may be the better one."
+        text += (
+            ": it leaves 0 out, so other seeds would hardly turn it round."
+            if found.sign
+            else ": it holds 0, so either may be the better one."
+        )
         if found.high - found.low < NARROW * _one_image(comparison):
             resolution += " Other images may move the difference further than this interval."
         more = f"{found.seeds} seeds are few; more make it surer: {MORE_SEEDS}" if found.seeds < FEW else ""
