@@ -177,7 +177,7 @@ def test_the_best_trial_comes_with_its_checkpoint_and_the_command_that_runs_it_a
     assert f"rerun {sweep.runs[0]} --verify --experiment {sweep.experiment}" in page.text
 
 
-HOSTILE = "<script>alert(1)</script> & $\\frac{"
+HOSTILE = "$\\frac{$ <script>alert(1)</script> & more"
 
 
 def test_what_users_named_is_shown_as_it_is_and_never_run(records: Records) -> None:
@@ -233,6 +233,27 @@ def test_every_varied_key_has_its_figure_and_its_importance(records: Records) ->
     assert sum(importances.values()) == pytest.approx(1)
     assert max(importances, key=lambda key: importances[key]) == "trainable"
     assert importances["dropout_rate"] < 0.05, "it changes nothing"
+
+
+def test_a_sampled_key_over_decades_has_an_axis_of_powers_of_ten(records: Records) -> None:
+    trials = [
+        Trial(trainable, test=0.5 + 0.02 * place, val=0.9, params={"learning_rate": f"{10 ** -(place / 4 + 1):.3g}"})
+        for place in range(16)
+        for trainable in (False, True)
+    ]
+    page = records.sweep(trials).report()
+    (drawn,) = re.findall(r'id="figure-by_learning_rate".*?</figure>', page.source, re.DOTALL)
+    for label in ("0.0001", "0.001", "0.01", "0.1"):
+        assert f">{label}</text>" in drawn
+    assert "logarithmic" in drawn
+
+
+def test_trials_that_differ_in_what_was_sampled_are_told_with_the_best_of_each(records: Records) -> None:
+    trials = [
+        Trial(trainable, test=0.7 + width / 1000, val=width / 100, params={"head_width": width})
+        for width, trainable in ((10, False), (20, True), (30, False), (40, True))
+    ]
+    assert "The best of each by validation: 0.7400 fine-tuned, 0.7300 frozen." in records.sweep(trials).report().text
 
 
 def test_epochs_to_an_accuracy_are_counted_and_told_in_seconds_of_live_epochs(records: Records) -> None:

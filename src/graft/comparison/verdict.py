@@ -80,11 +80,24 @@ def _unpaired(comparison: Comparison) -> Verdict:
         f"{which}, but the trials cannot be paired: no frozen and fine-tuned trial are equal in everything else.",
         f"{_difference(difference)}, median against median: {finetuned.test_accuracy:.4f} of "
         f"{_counted(finetuned.trials, 'fine-tuned trial')}, {frozen.test_accuracy:.4f} of "
-        f"{_counted(frozen.trials, 'frozen trial')}. They also differ in {differing}, which may be the reason.",
+        f"{_counted(frozen.trials, 'frozen trial')}.{_best_of_each(comparison)} "
+        f"They also differ in {differing}, which may be the reason.",
         f"Unknown: without pairs there is no interval. For one, give both kinds the same values of {differing}, and "
         f"several seeds: {MORE_SEEDS}",
         cost(comparison),
     )
+
+
+def _best_of_each(comparison: Comparison) -> str:
+    """The trials with the best validation accuracy: what a search of each kind found."""
+    if all(side.trials == 1 for side in comparison.sides):
+        return ""
+    told = []
+    for kind in ("fine-tuned", "frozen"):
+        trials = [trial for trial in comparison.trials if trial.complete and trial.kind == kind]
+        best = max(trials, key=lambda trial: trial.best_val_accuracy or 0.0)
+        told.append(f"{best.test_accuracy:.4f} {kind}")
+    return f" The best of each by validation: {', '.join(told)}."
 
 
 def _how_sure(comparison: Comparison, found: Interval) -> str:

@@ -288,7 +288,7 @@ def _against(record: SweepRecord, trials: Sequence[TrialRow], key: str, name: st
         for trial, accuracy in zip(members, tested, strict=True):
             middle.setdefault(at[trial.number], []).append(accuracy)
         # A sampled value comes once: a line from one to the next would follow chance.
-        if len(middle) < len(members) or len(middle) <= VALUES_NAMED:
+        if 2 * len(middle) <= len(members) or len(middle) <= VALUES_NAMED:
             line = [(value, statistics.median(middle[value])) for value in sorted(middle)]
             axes.plot([x for x, _ in line], [y for _, y in line], linewidth=2, label=kind or "unknown", **style)
             medians = ", lines are medians"
@@ -425,10 +425,10 @@ def _maybe_logarithmic(axes: Axes, values: Sequence[float], spans: float | None 
     wide = logarithmic(found) if spans is None else min(found) > 0 and max(found) / min(found) >= spans
     if wide:
         axes.set_xscale("log")
-        if max(found) / min(found) < 100:  # powers of ten alone would be one or two
-            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.xaxis.set_minor_locator(NullLocator())
+        few = max(found) / min(found) < 100  # powers of ten alone would be one or two
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # its own is a formula
+        axes.xaxis.set_minor_locator(NullLocator())
     return wide
 
 
