@@ -13,7 +13,8 @@ IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 HOME_DIR := $(or $(GRAFT_HOME),$(CURDIR))
 JOURNAL := $(HOME_DIR)/mlruns/optuna.journal
 
-.PHONY: help setup sweep train test lint format bench bench-full ui dashboard tensorboard compare rerun doctor experiment clean
+.PHONY: help setup sweep train test lint format bench bench-full ui dashboard tensorboard compare report rerun doctor
+.PHONY: experiment clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +43,9 @@ experiment: setup ## Run experiments/NAME.yaml: make experiment NAME=dropout
 
 compare: setup ## Compare the trials of the latest sweep, or of SWEEP=
 	@$(IN_VENV) graft compare $(SWEEP)
+
+report: setup ## Write the page about the latest sweep, or SWEEP=; ARGS='--output DIR' as for graft report
+	@$(IN_VENV) graft report $(SWEEP) $(ARGS)
 
 rerun: setup ## Run RUN= again and compare, a run's id or a sweep's name; ARGS=--verify gives a verdict
 	@test -n "$(RUN)" || { echo "Which one? make rerun RUN=<run id>, which make ui and make compare show"; exit 2; }

@@ -175,6 +175,12 @@ def test_the_best_checkpoint_restores_to_the_recorded_test_accuracy(
     logits = model.predict(data.inputs.take(data.splits.test), verbose=0)
     accuracy = float(np.mean(logits.argmax(axis=1) == data.images.labels[data.splits.test]))
     assert run.data.metrics["test_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    recorded = json.loads(
+        Path(sweep.client.download_artifacts(run.info.run_id, "confusion.json", str(tmp_path))).read_text()
+    )
+    wanted = np.zeros((10, 10), dtype=int)
+    np.add.at(wanted, (data.images.labels[data.splits.test], logits.argmax(axis=1)), 1)
+    assert recorded == {"class_names": list(data.class_names), "counts": wanted.tolist()}
 
 
 def test_artifacts_are_there(sweep: Sweep, tmp_path: Path) -> None:
@@ -185,6 +191,7 @@ def test_artifacts_are_there(sweep: Sweep, tmp_path: Path) -> None:
     assert resolved["learning_rate"] == 0.001
     assert "trainable=true" in yaml.safe_load((root / "overrides.yaml").read_text())
     assert (root / "plots" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (root / "plots" / "confusion.png").read_bytes().startswith(b"\x89PNG")
     assert (root / "checkpoints" / "best" / "checkpoint").is_file()
 
 
@@ -283,6 +290,20 @@ def test_graft_compare_prints_the_recorded_numbers(sweep: Sweep) -> None:
         assert run.info.run_id in printed
     assert "checkpoints/best" in printed
     assert "make ui" in printed
+
+
+def test_the_sweep_leaves_a_report_and_says_where(sweep: Sweep) -> None:
+    (told,) = (line for line in sweep.output.splitlines() if line.startswith("Report: "))
+    page = Path(told.removeprefix("Report: "))
+    assert page == Path(sweep.parent.data.tags["graft.directory"]) / "report" / "report.html"
+    text = page.read_text()
+    best = max(sweep.children, key=lambda run: run.data.metrics["best_val_accuracy"])
+    assert f"rerun {best.info.run_id} --verify" in text.replace("</span> <span>", " ")
+    for run in sweep.children:
+        assert f"{run.data.metrics['test_accuracy']:.4f}" in text
+        assert f"/runs/{run.info.run_id}" in text
+    assert {"report.html", "plots"} <= {each.path for each in sweep.client.list_artifacts(sweep.parent.info.run_id)}
+    assert f"Report     {page}" in sweep.compare()
 
 
 def test_the_command_that_compare_gives_proves_the_best_trial(sweep: Sweep) -> None:

@@ -30,9 +30,14 @@ def python() -> str:
     return _program("python")
 
 
-def rerun_command(run_id: str) -> str:
+def rerun_command(run_id: str, *options: str) -> str:
     """The command that runs a recorded run again and proves that it is the same."""
-    return f"{_program('graft')} rerun {run_id} --verify"
+    return graft_command("rerun", run_id, "--verify", *options)
+
+
+def graft_command(*words: str) -> str:
+    """A command of `graft`, quoted for a shell."""
+    return f"{_program('graft')} {shlex.join(words)}"
 
 
 def log_model_command(run_id: str, tracking: TrackingConfig) -> str:

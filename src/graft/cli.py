@@ -59,6 +59,28 @@ def compare(
 
 
 @app.command()
+def report(
+    sweep: Annotated[
+        str | None, typer.Argument(help="Study name or parent run id; the latest sweep if left out.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder for the page; the sweep's own if left out.")
+    ] = None,
+    tracking_uri: TrackingUri = "sqlite:///mlruns/mlflow.db",
+    experiment: Experiment = "graft",
+    as_json: AsJson = False,
+) -> None:
+    """Write a page about a sweep: which is better, by how much, how sure, at what cost. --json prints its numbers."""
+    from graft.report import written as reporting  # late, as above
+
+    written = reporting.write(_tracking(tracking_uri, experiment), sweep, output)
+    if as_json:
+        print(json.dumps(reporting.as_json(written), indent=2))
+    else:
+        print(f"Report: {written.page}")
+
+
+@app.command()
 def rerun(
     run: Annotated[
         str,

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 CLASSES = "classes.json"
 """The artifact with the names of the classes, in the order of their labels."""
 
+CONFUSION = "confusion.json"
+"""The artifact with the confusion of the test split: `class_names`, and `counts` by true and by predicted class."""
+
 
 @dataclass(frozen=True)
 class Occasion:
@@ -107,13 +110,21 @@ def _close_interrupted(recorder: Recorder | None) -> None:
         log.warning("The record could not be closed, and still says that the run goes on: %s", error)
 
 
-def leave_behind(config: Config, result: TrainResult, recorder: MlflowRecorder, directory: Path) -> None:
-    """The curves as a picture, and the best checkpoint."""
+def leave_behind(
+    config: Config, class_names: Sequence[str], result: TrainResult, recorder: MlflowRecorder, directory: Path
+) -> None:
+    """The curves and the confusion of the test split as pictures, its counts as data, and the best checkpoint."""
     from graft import plots
 
     picture = directory / "plots" / "curves.png"
     plots.curves(result.history, picture, run_name(config))
     recorder.log_artifact(picture, "plots")
+    if result.confusion is not None:
+        counts, picture = directory / CONFUSION, directory / "plots" / "confusion.png"
+        files.write(counts, json.dumps({"class_names": list(class_names), "counts": result.confusion}))
+        recorder.log_artifact(counts)
+        plots.confusion(class_names, result.confusion, picture, run_name(config))
+        recorder.log_artifact(picture, "plots")
     recorder.log_artifact(directory / "checkpoints" / "best", "checkpoints/best")
 
 

@@ -121,7 +121,7 @@ def carry_out(config: Config, prepared: Prepared, occasion: Occasion, stop_reaso
             raise KeyboardInterrupt  # again: the first one was swallowed on its way
         metrics = {**result.summary(), "total_seconds": time.perf_counter() - started}
         if result.stopped != "interrupted":  # what a run has once is said once, by the attempt that ends it
-            leave_behind(config, result, mlflow_recorder, occasion.directory)
+            leave_behind(config, prepared.data.class_names, result, mlflow_recorder, occasion.directory)
             recorder.log_metrics(metrics)
         recorder.close(result.stopped or "complete")
     return Done(metrics, mlflow_recorder.run_id)

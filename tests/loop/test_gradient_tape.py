@@ -291,6 +291,36 @@ def test_validation_is_that_of_the_validation_split_and_every_image_counts_alike
     assert recorded["val_loss"] == pytest.approx(losses.mean(), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [[], ["features.memory_budget_mb=0"], ["trainable=true"], ["jit_compile=true"], ["batch_size=24", "optimizer=sgd"]],
+)
+def test_the_confusion_is_that_of_the_test_split_alone(lab: Laboratory, settings: list[str]) -> None:
+    config = lab.config("epochs=2", *settings)
+    prepared = prepare(config)
+    result, _ = lab.run("epochs=2", *settings)
+    assert result.confusion is not None
+    labels = prepared.data.images.labels[prepared.data.splits.test]
+    # The process has one model of a kind: it is left as the best checkpoint, from which the test split was evaluated.
+    predicted = prepared.model.predict(prepared.data.inputs.take(prepared.data.splits.test), verbose=0).argmax(axis=1)
+    wanted = np.zeros((10, 10), dtype=int)
+    np.add.at(wanted, (labels, predicted), 1)
+    assert [list(row) for row in result.confusion] == wanted.tolist()
+    assert result.test_accuracy == pytest.approx(np.trace(wanted) / len(labels), abs=1e-6)
+
+
+def test_a_run_that_was_stopped_has_no_confusion(lab: Laboratory) -> None:
+    result, _ = lab.run(stop=lambda: "pruned")
+    assert result.confusion is None
+
+
+def test_more_classes_than_anybody_reads_are_not_confused(lab: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradient_tape, "MOST_CLASSES_CONFUSED", 9)
+    result, _ = lab.run("head_width=24", "epochs=1")
+    assert result.confusion is None
+    assert result.test_accuracy is not None
+
+
 def test_rates_and_speeds_are_what_they_say(lab: Laboratory) -> None:
     result, _ = lab.run("learning_rate=0.003", "epochs=2")
     images = len(prepare(lab.config()).data.splits.train)

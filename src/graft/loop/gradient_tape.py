@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,14 @@ from graft.data.splits import Rows
 from graft.errors import FailedTrial
 from graft.loop.checkpoints import Checkpoints
 from graft.loop.optimizers import learning_rate_of, make_optimizer, state_of
-from graft.loop.result import StopReason, StopSignal, TrainResult, best_epoch
+from graft.loop.result import Confusion, StopReason, StopSignal, TrainResult, best_epoch
 from graft.model import trained_part
 from graft.tracking.recorder import Recorder
 
 log = logging.getLogger(__name__)
+
+MOST_CLASSES_CONFUSED = 1000
+"""Beyond it nobody reads a confusion matrix, and its counts would take more room than many a head."""
 
 
 class Trainer:
@@ -49,6 +53,10 @@ class Trainer:
         self._class_weights = tf.Variable(tf.ones(model.output_shape[-1]), trainable=False) if weighted else None
         self._mean_loss = tf_keras.metrics.Mean()
         self._accuracy = tf_keras.metrics.SparseCategoricalAccuracy()
+        classes = model.output_shape[-1]
+        confused = classes <= MOST_CLASSES_CONFUSED
+        self._confusion = tf.Variable(tf.zeros((classes, classes)), trainable=False) if confused else None
+        self._counts_confusion = tf.Variable(False, trainable=False)  # asked in the step: one trace serves all splits
         compiled = functools.partial(tf.function, jit_compile=config.jit_compile)
         inputs = model.inputs[0]
         # Of any batch size from the start: the smaller batch at the end of an epoch is not worth another trace.
@@ -75,7 +83,17 @@ class Trainer:
     def _evaluate_batch(self, inputs: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Loss and accuracy without training, as means since the last reset."""
         logits = self.model(inputs, training=False)
+        if self._confusion is not None:
+            tf.cond(self._counts_confusion, lambda: self._confuse(labels, logits), lambda: tf.constant(0.0))
         return self._count(self._loss_function(labels, logits), labels, logits)
+
+    def _confuse(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """Adds a batch to the confusion counts, [true class, predicted class]."""
+        assert self._confusion is not None
+        # As a product of 0s and 1s, which float32 adds exactly: adding at indices is not deterministic on every device.
+        true, predicted = (tf.one_hot(each, len(self._confusion)) for each in (labels, tf.argmax(logits, axis=1)))
+        self._confusion.assign_add(tf.matmul(true, predicted, transpose_a=True))
+        return tf.constant(0.0)
 
     def _weights_of(self, labels: tf.Tensor) -> tf.Tensor | None:
         return None if self._class_weights is None else tf.gather(self._class_weights, labels)
@@ -104,6 +122,23 @@ class Trainer:
     def reset_means(self) -> None:
         self._mean_loss.reset_state()
         self._accuracy.reset_state()
+
+    @contextmanager
+    def counting_confusion(self) -> Iterator[Callable[[], Confusion | None]]:
+        """Within the block, evaluation also counts which class was taken for which; the value gives the counts.
+
+        They stay on the device until they are asked for, and are None beyond `MOST_CLASSES_CONFUSED` classes.
+        """
+        confusion = self._confusion
+        if confusion is None:
+            yield lambda: None
+            return
+        confusion.assign(tf.zeros_like(confusion))
+        self._counts_confusion.assign(True)
+        try:
+            yield lambda: tuple(tuple(int(count) for count in row) for row in confusion.numpy())
+        finally:
+            self._counts_confusion.assign(False)
 
 
 def fit(
@@ -163,15 +198,17 @@ def fit(
         checkpoints.save(history)
         recorder.log_metrics(history[-1], step=epoch)
 
-    test_loss, test_accuracy = None, None
+    test_loss, test_accuracy, confusion = None, None, None
     if stopped == "pruned":  # and so over, as an interrupted one is not
         checkpoints.keep_best_only(history)
     if stopped is None:
         checkpoints.restore_best(history)
         checkpoints.keep_best_only(history)
-        test_loss, test_accuracy = _evaluate(trainer, data, data.splits.test, config)
+        with trainer.counting_confusion() as counts:
+            test_loss, test_accuracy = _evaluate(trainer, data, data.splits.test, config)
+            confusion = counts()
     parameters = sum(math.prod(variable.shape) for variable in trainer.model.trainable_variables)
-    return TrainResult(history, test_loss, test_accuracy, parameters, stopped)
+    return TrainResult(history, test_loss, test_accuracy, parameters, stopped, confusion=confusion)
 
 
 def _train(trainer: Trainer, data: Data, config: Config, epoch: int) -> Iterator[tuple[int, tf.Tensor, tf.Tensor]]:

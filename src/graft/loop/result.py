@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -37,6 +37,9 @@ StopSignal = Callable[[], StopReason | None]
 History = list[dict[str, float]]
 """One entry an epoch, from epoch 0, with `EPOCH_METRICS`."""
 
+Confusion = Sequence[Sequence[int]]
+"""How many images of each true class (rows) were taken for each class (columns), in the order of the labels."""
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -50,6 +53,7 @@ class TrainResult:
         stopped: Why training ended before its time, or None. Running out of `patience` is no such reason.
         feature_extraction_seconds: What this run paid to extract features; 0 if it found them, or needed none.
         saved_seconds: What stored features saved an epoch, measured when they were extracted; 0 without them.
+        confusion: Of the test split with the best checkpoint; None if training was stopped, or beyond 1,000 classes.
         probe: What the head's training before fine-tuning reached and took; empty without one.
     """
 
@@ -60,6 +64,7 @@ class TrainResult:
     stopped: StopReason | None
     feature_extraction_seconds: float = 0.0
     saved_seconds: float = 0.0
+    confusion: Confusion | None = None
     probe: Mapping[str, float] = field(default_factory=dict)
 
     @property

@@ -18,6 +18,7 @@ from graft.config_dataset import AnyDatasetConfig
 from graft.data import splits
 from graft.errors import ConfigError
 from graft.loop.result import SUMMARY_METRICS
+from graft.report.after_sweep import write_after_sweep
 from graft.secrets import Secrets
 from graft.suggestions import did_you_mean
 from graft.sweep.observer import SweepEnded, SweepStarted, TrialEnded
@@ -136,14 +137,24 @@ class MlflowSweepObserver:
         self._say("sweep ended", {"counts": counts, "seconds": event.seconds, "tags": tags, "status": status})
         assert self._delivery is not None
         if left := self._delivery.end():
-            log.warning("%d statements of this sweep are not in MLflow yet. To send them: graft sync", left)
-        else:
+            log.warning(
+                "%d statements of this sweep are not in MLflow yet, and it has no report. To send them: graft sync; "
+                "then graft report %s",
+                left,
+                self._sweep,
+            )
+        elif not event.interrupted:  # who interrupts a sweep wants its end, and the best trial may be still to come
+            self._write_report()
             self._log_best_model(event)
+
+    def _write_report(self) -> None:
+        assert self._receiver is not None
+        assert self._receiver.run_id is not None
+        write_after_sweep(self._receiver.store, self._sweep, self._receiver.run_id)
 
     def _log_best_model(self, event: SweepEnded) -> None:
         assert self._receiver is not None
-        # Who interrupts a sweep wants its end, and the best trial may be still to come.
-        if not event.best or event.interrupted or not self._receiver.tracking.log_model:
+        if not event.best or not self._receiver.tracking.log_model:
             return
         from graft.tracking.best_model import log_best_model  # late: MLflow's models take a second to import
 

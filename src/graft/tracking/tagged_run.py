@@ -12,6 +12,8 @@ from graft.suggestions import did_you_mean
 
 PROCESS_TAG = "graft.process"
 DIRECTORY_TAG = "graft.directory"
+REPORT_TAG = "graft.report"
+"""Of a sweep: the page that was written about it last."""
 
 
 @dataclass(frozen=True)

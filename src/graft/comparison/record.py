@@ -1,0 +1,248 @@
+"""A sweep, read back from MLflow."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from urllib.parse import quote
+
+from graft.comparison.pairing import Pairing, pair
+from graft.config import TrackingConfig
+from graft.errors import ConfigError
+from graft.loop.result import History, typical_epoch_seconds
+from graft.suggestions import did_you_mean
+from graft.tracking.mlflow_store import Run, Store, open_store
+from graft.tracking.tagged_run import REPORT_TAG
+
+UI = "http://127.0.0.1:5000"  # where `make ui` serves
+COMPARED = 20  # runs on MLflow's page that compares them; more would make no address
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial as the record has it. Accuracies go from 0 to 1; what was not recorded is None.
+
+    `epoch_seconds` is the median of its epochs as they ran, `epoch_seconds_live` what it would be with the backbone run
+    on every image, `total_seconds` the whole trial as it ran. `test_images` is the size of the test split.
+    """
+
+    number: int
+    run_id: str
+    name: str
+    state: str
+    failure: str | None
+    params: dict[str, str]
+    best_val_accuracy: float | None
+    test_accuracy: float | None
+    overfit_gap: float | None
+    epoch_seconds: float | None
+    epoch_seconds_live: float | None
+    cached_features: bool
+    trainable_parameters: int | None
+    checkpoint: str | None
+    total_seconds: float | None = None
+    test_images: int | None = None
+
+    @property
+    def kind(self) -> str | None:
+        """`frozen` or `fine-tuned`; None for a trial that failed before it said so."""
+        return {"False": "frozen", "True": "fine-tuned"}.get(self.params.get("trainable", ""))
+
+    @property
+    def complete(self) -> bool:
+        """Whether it was trained to its end, and so tested."""
+        return self.state == "complete" and self.test_accuracy is not None and self.best_val_accuracy is not None
+
+
+@dataclass(frozen=True)
+class Side:
+    """The trials with a frozen backbone, or those that fine-tune it: medians over them.
+
+    `epoch_seconds` is the median epoch of training and validation, without the first, which also traces.
+    `epoch_seconds_live` is what it would be if the backbone ran on every batch: the same, unless features were stored.
+    """
+
+    kind: str
+    trials: int
+    best_val_accuracy: float
+    test_accuracy: float
+    test_accuracy_range: tuple[float, float]
+    overfit_gap: float
+    epoch_seconds: float
+    epoch_seconds_live: float
+    cached_features: bool
+    trainable_parameters: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A sweep, ready to be printed.
+
+    `ui` is where MLflow's pages are, `options` what the `graft` command needs to find this record, and `report` the
+    page that `graft report` wrote last.
+    """
+
+    sweep: str
+    parent_run_id: str
+    experiment_id: str
+    trials: tuple[TrialRow, ...]
+    sides: tuple[Side, ...]
+    ui: str = UI
+    options: tuple[str, ...] = ()
+    report: str | None = None
+
+    @property
+    def slow_down(self) -> float | None:
+        """How many times longer an epoch of fine-tuning takes than a frozen one, both with the backbone run live.
+
+        None without both kinds of trial.
+        """
+        if len(self.sides) < 2:
+            return None
+        frozen, finetuned = self.sides
+        return finetuned.epoch_seconds_live / frozen.epoch_seconds_live
+
+    @cached_property
+    def pairing(self) -> Pairing:
+        """The trials that differ in nothing but `trainable`, two by two."""
+        return pair([trial for trial in self.trials if trial.complete])
+
+    @property
+    def best(self) -> TrialRow | None:
+        """The complete trial with the highest validation accuracy; None without one."""
+        scored = [trial for trial in self.trials if trial.best_val_accuracy is not None and trial.state == "complete"]
+        return max(scored, key=lambda trial: trial.best_val_accuracy or 0.0, default=None)
+
+    @property
+    def test_images(self) -> int | None:
+        """How many images the test split has; None if that was not recorded, or differs between the trials."""
+        sizes = {trial.test_images for trial in self.trials if trial.complete}
+        return sizes.pop() if len(sizes) == 1 else None
+
+    def run_page(self, trial: TrialRow) -> str:
+        """Address of MLflow's page of a trial."""
+        return f"{self.ui}/#/experiments/{self.experiment_id}/runs/{trial.run_id}"
+
+    @property
+    def curves_page(self) -> str:
+        """The page of MLflow with the trials' curves of validation accuracy in one chart."""
+        query = {
+            "runs": _listed([trial.run_id for trial in self.trials[:COMPARED]]),
+            "metric": quote('"val_accuracy"'),
+            "experiments": _listed([self.experiment_id]),
+            "plot_metric_keys": _listed(["val_accuracy"]),
+            "x_axis": "step",
+        }
+        return f"{self.ui}/#/metric?{'&'.join(f'{key}={value}' for key, value in query.items())}"
+
+
+def compare(tracking: TrackingConfig, sweep: str | None) -> Comparison:
+    """Reads a sweep back from MLflow.
+
+    Args:
+        tracking: Which store and experiment.
+        sweep: A study name or the id of a parent run; None takes the latest sweep.
+
+    Raises:
+        ConfigError: if there is no such sweep; the text names the latest ones.
+    """
+    return read(open_store(tracking, create=False), sweep)
+
+
+def read(store: Store, sweep: str | None) -> Comparison:
+    """As `compare`, from a store that is open."""
+    parents = store.find(kind="sweep")
+    parent = next((run for run in parents if sweep in (None, run.info.run_id, run.data.tags["graft.sweep"])), None)
+    if parent is None:
+        names = [run.data.tags["graft.sweep"] for run in parents]
+        raise ConfigError(
+            f"There is no sweep {sweep}; the latest are: {', '.join(names[:5])}{did_you_mean(str(sweep), names)}"
+            if parents
+            else "There is no sweep yet: make sweep, or python train.py -m with several values of a key"
+        )
+    name = parent.data.tags["graft.sweep"]
+    runs = sorted(store.find(kind="trial", sweep=name), key=lambda run: int(run.data.tags["graft.trial"]))
+    trials = tuple(_row(store, run) for run in runs)
+    tracking = TrackingConfig(uri=store.uri, artifacts=None, experiment=store.experiment_name)
+    return Comparison(
+        name,
+        parent.info.run_id,
+        store.experiment_id,
+        trials,
+        sides=tuple(side for kind in ("frozen", "fine-tuned") if (side := _side(trials, kind))),
+        ui=store.uri.rstrip("/") if store.uri.startswith("http") else UI,
+        options=tuple(tracking.options()),
+        report=parent.data.tags.get(REPORT_TAG),
+    )
+
+
+def _row(store: Store, run: Run) -> TrialRow:
+    metrics, tags = run.data.metrics, run.data.tags
+    epochs = store.client.get_metric_history(run.info.run_id, "epoch_seconds") if "epoch_seconds" in metrics else []
+    history: History = [{"epoch_seconds": metric.value} for metric in sorted(epochs, key=lambda metric: metric.step)]
+    has_checkpoint = "best_val_accuracy" in metrics
+    return TrialRow(
+        number=int(tags["graft.trial"]),
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        state=tags.get("graft.state", "running"),
+        failure=tags.get("graft.failure"),
+        params=dict(run.data.params),
+        best_val_accuracy=metrics.get("best_val_accuracy"),
+        test_accuracy=metrics.get("test_accuracy"),
+        overfit_gap=metrics.get("overfit_gap"),
+        epoch_seconds=typical_epoch_seconds(history) if history else None,
+        epoch_seconds_live=metrics.get("epoch_seconds_live"),
+        cached_features=tags.get("graft.features") == "cached",
+        trainable_parameters=int(metrics["trainable_parameters"]) if "trainable_parameters" in metrics else None,
+        checkpoint=f"{run.info.artifact_uri}/checkpoints/best" if has_checkpoint else None,
+        total_seconds=metrics.get("total_seconds"),
+        test_images=_test_images(run),
+    )
+
+
+def _test_images(run: Run) -> int | None:
+    """As `Recorder.log_dataset` noted it."""
+    for entry in run.inputs.dataset_inputs if run.inputs else ():
+        if any(tag.key == "mlflow.data.context" and tag.value == "test" for tag in entry.tags):
+            try:
+                return int(json.loads(entry.dataset.profile or "")["images"])
+            except (KeyError, TypeError, ValueError):
+                return None
+    return None
+
+
+def _side(trials: Sequence[TrialRow], kind: str) -> Side | None:
+    measured = ("overfit_gap", "epoch_seconds", "epoch_seconds_live", "trainable_parameters")
+    of_kind = [
+        trial
+        for trial in trials
+        if trial.kind == kind and trial.complete and all(getattr(trial, name) is not None for name in measured)
+    ]
+    if not of_kind:
+        return None
+
+    def median(name: str) -> float:
+        return statistics.median(getattr(trial, name) for trial in of_kind)
+
+    tested = [trial.test_accuracy for trial in of_kind if trial.test_accuracy is not None]
+    return Side(
+        kind=kind,
+        trials=len(of_kind),
+        best_val_accuracy=median("best_val_accuracy"),
+        test_accuracy=statistics.median(tested),
+        test_accuracy_range=(min(tested), max(tested)),
+        overfit_gap=median("overfit_gap"),
+        epoch_seconds=median("epoch_seconds"),
+        epoch_seconds_live=median("epoch_seconds_live"),
+        cached_features=any(trial.cached_features for trial in of_kind),
+        trainable_parameters=int(median("trainable_parameters")),
+    )
+
+
+def _listed(words: Sequence[str]) -> str:
+    """A list as MLflow's pages take it in their address."""
+    return quote("[" + ",".join(f'"{word}"' for word in words) + "]", safe="[],")

@@ -1,0 +1,146 @@
+"""What `graft compare` prints: transfer against fine-tuning first, then every trial, best first."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from graft.again import graft_command, rerun_command
+from graft.comparison.interval import METHOD
+from graft.comparison.record import Comparison, Side, TrialRow
+from graft.comparison.verdict import verdict
+
+SHOWN = 20  # trials in the printed table; --json has all
+
+
+def as_json(comparison: Comparison) -> dict[str, object]:
+    """Everything that `show` prints and more, as plain data."""
+    return {**asdict(comparison), "slow_down": comparison.slow_down, "paired": paired_as_json(comparison)}
+
+
+def paired_as_json(comparison: Comparison) -> dict[str, object] | None:
+    """The paired difference as plain data: test accuracy fine-tuned minus frozen. None without both kinds of trial."""
+    found, pairing = verdict(comparison), comparison.pairing
+    if found is None:
+        return None
+    return {
+        **asdict(found),
+        "method": METHOD,
+        "interval": None if pairing.interval is None else asdict(pairing.interval),
+        "difference_by_seed": pairing.by_seed,
+        "pairs": [asdict(each) for each in pairing.pairs],
+        "left_out": list(pairing.left_out),
+        "aside": {key: list(values) for key, values in pairing.aside.items()},
+        "test_images": comparison.test_images,
+    }
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """Prints the tables, and where to look next."""
+    # Names and overrides are the user's own words: no markup in them.
+    say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    if len(comparison.sides) == 2:
+        console.print(_sides_table(comparison.sides))
+        say(_medians(comparison))
+        if found := verdict(comparison):
+            say(f"{found.which}\n{found.by_how_much}\n{found.how_sure}")
+    if len(comparison.sides) < 2 or len(comparison.trials) > 2:
+        console.print(_trials_table(comparison.trials))
+    for failed in (trial for trial in comparison.trials if trial.state == "failed"):
+        say(f"Trial {failed.number} failed ({failed.failure}): {failed.name}")
+    if best := comparison.best:
+        say(f"\nBest       trial {best.number}: {best.name}")
+        say(f"Again      {rerun_command(best.run_id, *comparison.options)}")
+        say(f"Checkpoint {best.checkpoint}")
+    say(f"Curves     make ui, then {comparison.curves_page}")
+    written = comparison.report if comparison.report and Path(comparison.report).is_file() else None
+    say(f"Report     {written or graft_command('report', comparison.sweep, *comparison.options)}")
+
+
+def _sides_table(sides: Sequence[Side]) -> Table:
+    several = any(side.trials > 1 for side in sides)
+    table = Table(title="Transfer against fine-tuning" + (", medians" if several else ""), title_justify="left")
+    table.add_column()
+    for side in sides:
+        table.add_column(side.kind, justify="right")
+
+    def add(label: str, *cells: str) -> None:
+        table.add_row(label, *cells)
+
+    if several:
+        add("trials", *(str(side.trials) for side in sides))
+    add("best validation accuracy", *(f"{side.best_val_accuracy:.4f}" for side in sides))
+    add("test accuracy", *(f"{side.test_accuracy:.4f}" for side in sides))
+    if several:
+        add("  from, to", *("{:.4f}, {:.4f}".format(*side.test_accuracy_range) for side in sides))
+    add("train minus validation accuracy", *(f"{side.overfit_gap:+.4f}" for side in sides))
+    cached = any(side.cached_features for side in sides)
+    if cached:
+        add("an epoch ran on", *("stored features" if side.cached_features else "images" for side in sides))
+    add("seconds an epoch", *(f"{side.epoch_seconds:.2f}" for side in sides))
+    if cached:
+        # An epoch on stored features beside one on images says nothing of the backbone: compare both on images.
+        add("seconds an epoch on images", *(f"{side.epoch_seconds_live:.2f}" for side in sides))
+    ratios = (f"{side.epoch_seconds_live / sides[0].epoch_seconds_live:.1f}" for side in sides)
+    add("times as long" + (" on images" if cached else ""), *ratios)
+    add("trainable parameters", *(f"{side.trainable_parameters:,}" for side in sides))
+    return table
+
+
+def _medians(comparison: Comparison) -> str:
+    frozen, finetuned = comparison.sides
+    difference = finetuned.test_accuracy - frozen.test_accuracy
+    better = "more" if difference >= 0 else "less"
+    verdict = (
+        f"Fine-tuning: {abs(difference):.4f} {better} test accuracy, {comparison.slow_down:.1f} times as long an epoch"
+    )
+    if frozen.cached_features:
+        times = finetuned.epoch_seconds / frozen.epoch_seconds
+        verdict += f"; {times:.0f} times as long as one on stored features"
+    return verdict + "."
+
+
+def _trials_table(trials: Sequence[TrialRow]) -> Table:
+    # What differs between the trials, without what only follows from it.
+    keys = sorted({key for trial in trials for key in trial.params})
+    told = [trial for trial in trials if trial.params]  # one that failed at once has none
+    varied = [key for key in keys if len({trial.params.get(key) for trial in told}) > 1]
+    ranked = sorted(
+        trials, key=lambda trial: -1.0 if trial.best_val_accuracy is None else trial.best_val_accuracy, reverse=True
+    )
+    more = len(ranked) - SHOWN
+    table = Table(title=f"Trials, best first{f' ({more} more with --json)' if more > 0 else ''}", title_justify="left")
+    table.add_column("trial", justify="right")
+    for key in varied:
+        table.add_column(key, justify="right", overflow="fold")
+    for heading in ("best val\naccuracy", "test\naccuracy", "train\n- val", "seconds\n/ epoch"):
+        # On a narrow terminal a heading may be broken, a number never.
+        shortest = len("+0.0000" if heading.startswith("train") else "0.0000")
+        table.add_column(heading, justify="right", overflow="fold", min_width=shortest)
+    on_features = any(trial.cached_features for trial in trials)
+    if on_features:
+        table.add_column("ran on", overflow="fold", min_width=len("features"))
+    all_complete = all(trial.state == "complete" for trial in trials)
+    if not all_complete:
+        table.add_column("state", overflow="fold")
+    for trial in ranked[:SHOWN]:
+        table.add_row(
+            str(trial.number),
+            *(trial.params.get(key, "") for key in varied),
+            _number(trial.best_val_accuracy, ".4f"),
+            _number(trial.test_accuracy, ".4f"),
+            _number(trial.overfit_gap, "+.4f"),
+            _number(trial.epoch_seconds, ".2f"),
+            *(["features" if trial.cached_features else "images"] if on_features else []),
+            *([] if all_complete else [trial.state]),
+        )
+    return table
+
+
+def _number(value: float | None, style: str) -> str:
+    return "" if value is None else format(value, style)

@@ -1,0 +1,58 @@
+"""How much each varied key decided, as Optuna's fANOVA sees it, from a study that is made of the record."""
+
+from __future__ import annotations
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.trial import create_trial
+
+from graft.comparison import TrialRow
+from graft.comparison.varied import numbers
+from graft.report.record import SweepRecord
+
+LEAST_TRIALS = 8  # fewer say nothing about two keys at once
+SPANS_DECADES = 20  # highest by lowest value, from which a key is seen on a logarithmic scale
+
+
+def importances(record: SweepRecord) -> dict[str, float] | str:
+    """The part of each varied key in how the validation accuracy differs, the largest first; they add up to 1.
+
+    `seed` is one of them where it varies: a key below it decides less than chance. Where nothing can be said, why.
+    """
+    trials = [trial for trial in record.complete if all(key in trial.params for key in record.varied)]
+    keys = [key for key in record.varied if len({trial.params[key] for trial in trials}) > 1]
+    if len(keys) < 2:
+        return f"Importance needs two varied keys; this sweep varies {keys[0] if keys else 'none'}."
+    if len(trials) < LEAST_TRIALS:
+        return f"Importance needs {LEAST_TRIALS} complete trials; this sweep has {len(trials)}."
+    if len({trial.best_val_accuracy for trial in trials}) == 1:
+        return "All trials have the same validation accuracy, so no key decided anything."
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces studies in memory, too
+    try:
+        study = optuna.create_study(direction="maximize")
+        columns = {key: _column(trials, key) for key in keys}
+        for row, trial in enumerate(trials):
+            params = {key: values[row] for key, (values, _) in columns.items()}
+            distributions = {key: distribution for key, (_, distribution) in columns.items()}
+            value = trial.best_val_accuracy
+            study.add_trial(create_trial(value=value, params=params, distributions=distributions))
+        found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+    finally:
+        optuna.logging.set_verbosity(level)
+    return {key: float(value) for key, value in found.items()}
+
+
+def logarithmic(values: list[float]) -> bool:
+    """Whether numbers span so much that their logarithm shows more."""
+    return min(values) > 0 and max(values) / min(values) >= SPANS_DECADES
+
+
+def _column(trials: list[TrialRow], key: str) -> tuple[list[float] | list[str], BaseDistribution]:
+    """The values of a key and the distribution that they may have come from."""
+    found = numbers(trials, key) if key != "seed" else None  # a seed is a name: 2 is not between 1 and 3
+    if found is None:
+        texts = [trial.params[key] for trial in trials]
+        return texts, CategoricalDistribution(sorted(set(texts)))
+    return found, FloatDistribution(min(found), max(found), log=logarithmic(found))

@@ -1,0 +1,354 @@
+"""`graft report` and the paired difference of `graft compare`, on records written by hand."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.report.conftest import Page, Records, Sweep, Trial, seeds
+
+from graft.errors import ConfigError
+from graft.report.after_sweep import write_after_sweep
+
+T_OF_2 = 4.302652729911275  # t(0.975) with two degrees of freedom, from a printed table
+
+
+def paired(sweep: Sweep) -> dict[str, Any]:
+    found = json.loads(sweep.graft("compare", "--json").stdout)["paired"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_the_interval_is_students_t_over_seeds_of_differences_averaged_over_settings(records: Records) -> None:
+    # With dropout 0.01, 0.03, 0.05; without 0.03, 0.03, 0.03; so 0.02, 0.03, 0.04 a seed.
+    sweep = records.sweep([*seeds([0.01, 0.03, 0.05], dropout_rate=0.4), *seeds([0.03] * 3, dropout_rate=0.0)])
+    half = T_OF_2 * 0.01 / math.sqrt(3)
+    numbers = paired(sweep)
+    assert numbers["difference_by_seed"] == pytest.approx({"0": 0.02, "1": 0.03, "2": 0.04})
+    found = numbers["interval"]
+    assert (found["mean"], found["seeds"]) == (pytest.approx(0.03), 3)
+    assert (found["low"], found["high"]) == pytest.approx((0.03 - half, 0.03 + half))
+    assert (numbers["better"], numbers["sure"]) == ("fine-tuned", True)
+    page = sweep.report()
+    assert "Fine-tuning is better, by 0.0300 test accuracy." in page.text
+    assert "0.0300 more test accuracy (about 30 of 1,000 images)" in page.text
+    assert f"95 % interval {0.03 - half:+.4f} to {0.03 + half:+.4f} (paired Student t over seeds, 3 seeds)" in page.text
+    assert "6 pairs of trials (3 seeds × 2 settings)" in page.text
+    assert "Fine-tuning is better, by 0.0300" in sweep.graft("compare").stdout
+
+
+def test_an_interval_finer_than_the_test_split_comes_with_a_warning(records: Records) -> None:
+    text = "Other images may move the difference further"
+    assert text in records.sweep(seeds([0.030, 0.031, 0.032]), test_images=100).report().text
+    assert text not in records.sweep(seeds([0.030, 0.031, 0.032]), test_images=10_000).report().text
+
+
+def test_an_interval_that_holds_0_is_no_clear_difference_whatever_the_mean(records: Records) -> None:
+    sweep = records.sweep(seeds([0.10, -0.02, 0.01]))
+    assert (paired(sweep)["better"], paired(sweep)["sure"]) == ("none", False)
+    page = sweep.report()
+    assert "No clear difference" in page.text
+    assert "it holds 0" in page.text
+    assert "a frozen backbone is the cheaper choice" in page.text
+
+
+def test_a_frozen_backbone_can_win(records: Records) -> None:
+    sweep = records.sweep(seeds([-0.10, -0.11, -0.12]))
+    assert (paired(sweep)["better"], paired(sweep)["sure"]) == ("frozen", True)
+    assert "The frozen backbone is better, by 0.1100" in sweep.report().text
+
+
+def test_one_seed_gives_no_interval_and_the_page_says_what_to_type(records: Records) -> None:
+    sweep = records.sweep(seeds([0.02]), test_images=50)
+    found = paired(sweep)["interval"]
+    assert (found["low"], found["high"], found["why_none"]) == (None, None, "one seed")
+    page = sweep.report()
+    assert "one seed gives no interval" in page.text
+    assert "seed=0,1,2,3,4" in page.text
+    assert "One of the 50 test images is 0.0200" in page.text
+    assert "95 % interval +" not in page.text
+    assert "difference" not in page.figures
+    assert "seed=0,1,2,3,4" in sweep.graft("compare").stdout
+
+
+def test_equal_differences_have_no_spread_and_so_no_interval(records: Records) -> None:
+    sweep = records.sweep(seeds([0.02, 0.02, 0.02]))
+    found = paired(sweep)
+    assert found["interval"]["why_none"] == "no spread"
+    assert found["sure"] is False
+    assert "without a spread there is no interval" in sweep.report().text
+
+
+def test_the_same_accuracy_has_no_winner(records: Records) -> None:
+    sweep = records.sweep(seeds([0.0]))
+    assert paired(sweep)["better"] == "none"
+    assert "the test accuracy is the same" in sweep.report().text
+
+
+def test_a_learning_rate_of_its_own_default_breaks_no_pair_and_is_named(records: Records) -> None:
+    sweep = records.sweep(seeds([0.02, 0.03]))
+    assert paired(sweep)["aside"] == {"learning_rate": ["0.001", "1e-05"]}
+    text = sweep.report().text
+    assert "learning_rate differs with the kind and breaks no pair: 0.001 frozen, 1e-05 fine-tuned" in text
+
+
+def test_learning_rates_that_both_kinds_were_given_are_paired_by_value(records: Records) -> None:
+    # Averaged over kinds they would differ by 0.2: one rate suits each.
+    rates = {0.001: (0.9, 0.8), 1e-05: (0.7, 0.98)}
+    trials = [
+        Trial(trainable, test=pair[trainable], params={"learning_rate": rate})
+        for rate, pair in rates.items()
+        for trainable in (False, True)
+    ]
+    found = paired(records.sweep(trials))
+    settings = {pair["setting"]["learning_rate"]: pair["difference"] for pair in found["pairs"]}
+    assert settings == pytest.approx({"0.001": -0.1, "1e-05": 0.28})
+
+
+def test_trials_that_are_never_equal_are_not_paired(records: Records) -> None:
+    trials = [Trial(False, test=0.8, params={"head_width": 16}), Trial(True, test=0.9, params={"head_width": 64})]
+    sweep = records.sweep(trials)
+    found = paired(sweep)
+    assert (found["pairs"], found["interval"], found["sure"]) == ([], None, False)
+    page = sweep.report()
+    assert "the trials cannot be paired" in page.text
+    assert "median against median: 0.9000 of one fine-tuned trial, 0.8000 of one frozen trial" in page.text
+    assert "They also differ in head_width" in page.text
+
+
+def test_a_seed_without_its_partner_is_left_out_as_a_whole(records: Records) -> None:
+    trials = [*seeds([0.01, 0.02, 0.03], dropout_rate=0.0), *seeds([0.01, 0.02, 0.03], dropout_rate=0.4)]
+    lost = next(i for i, t in enumerate(trials) if t.seed == 1 and t.trainable and t.params["dropout_rate"] == 0.4)
+    trials[lost] = replace(trials[lost], state="failed", failure="diverged", test=None)
+    sweep = records.sweep(trials)
+    found = paired(sweep)
+    assert found["difference_by_seed"] == pytest.approx({"0": 0.01, "2": 0.03})
+    of_seed = {number for number, trial in enumerate(trials) if trial.seed == 1 and number != lost}
+    assert set(found["left_out"]) == of_seed
+    assert f"left out: trials {', '.join(map(str, sorted(of_seed)))}." in sweep.report().text
+
+
+def test_epochs_on_stored_features_are_never_set_beside_live_ones_without_saying_so(records: Records) -> None:
+    sweep = records.sweep(seeds([0.02, 0.03]))
+    page = sweep.report()
+    assert "takes 3.0 times as long: 6 against 2 seconds, both with the backbone run on every image" in page.text
+    assert "on stored features, which are made once: an epoch on them takes 0.1 seconds" in page.text
+    (row,) = (row for row in page.tables["sides"] if row[0].startswith("seconds an epoch as it ran"))
+    assert row[1:] == ["0.1 on stored features", "6 on images"]
+
+
+def test_every_trial_is_in_the_table_with_its_state_and_its_page(records: Records) -> None:
+    trials = [
+        *seeds([0.02]),
+        Trial(True, 1, state="pruned", test=None, val=0.5),
+        Trial(True, 2, state="failed", failure="diverged", test=None, val=None),
+        Trial(True, 3, state="failed", failure="ConfigError", test=None, val=None, name="trainable=maybe"),
+    ]
+    sweep = records.sweep(trials)
+    page = sweep.report()
+    states = {row[0]: row[-1] for row in page.tables["trials"][1:]}
+    assert states == {
+        "0": "complete",
+        "1": "complete",
+        "2": "pruned",
+        "3": "failed: diverged",
+        "4": "failed: ConfigError",
+    }
+    for run in sweep.runs:
+        assert f"http://127.0.0.1:5000/#/experiments/{sweep.store.experiment_id}/runs/{run}" in page.links
+    assert "5 trials (2 complete, 1 pruned, 2 failed)" in page.text
+    assert "Trial 4 failed (ConfigError): trainable=maybe" in page.text
+    curves_page = next(link for link, text in page.links.items() if "curves of all" in text)
+    assert curves_page in sweep.graft("compare").stdout
+
+
+def test_the_best_trial_comes_with_its_checkpoint_and_the_command_that_runs_it_again(records: Records) -> None:
+    trials = [replace(trial, val=0.95 if trial.trainable else 0.9) for trial in seeds([0.02])]
+    sweep = records.sweep(trials)
+    page = sweep.report()
+    assert "Trial 0 (trial 0): 0.9500 on the validation images" in page.text
+    assert f"{sweep.runs[0]}/artifacts/checkpoints/best" in page.text
+    assert f"rerun {sweep.runs[0]} --verify --experiment {sweep.experiment}" in page.text
+
+
+HOSTILE = "$\\frac{$ <script>alert(1)</script> & more"
+
+
+def test_what_users_named_is_shown_as_it_is_and_never_run(records: Records) -> None:
+    trials = [
+        replace(trial, name=HOSTILE, params={"dataset.name": HOSTILE, "backbone.name": f"{HOSTILE}{trial.seed}"})
+        for trial in seeds([0.02, 0.03])
+    ]
+    confusion = {"class_names": [HOSTILE, "b"], "counts": [[3, 1], [2, 4]]}
+    sweep = records.sweep([replace(trial, confusion=confusion) for trial in trials], name=f"a {HOSTILE}")
+    page = sweep.report()
+    assert "script" not in page.tags
+    assert f"Graft report · a {HOSTILE}" in page.text
+    assert f"Trial 0 ({HOSTILE})" in page.text
+    assert f"b taken for {HOSTILE}, 2 times" in page.text
+    assert {"by_backbone_name", "confusion"} <= set(page.figures)
+
+
+def test_the_page_loads_nothing(records: Records) -> None:
+    page = records.sweep(varied()).report()
+    assert len(page.figures) >= 8
+    assert [each for each in page.loads if not each.startswith(("data:", "#"))] == []
+    assert not re.search(r"@import|url\((?!#)", page.source)
+    assert not {"script", "iframe", "object", "embed"} & set(page.tags)
+
+
+def varied() -> list[Trial]:
+    confusion = {"class_names": ["daisy", "rose"], "counts": [[30, 1], [4, 25]]}
+    return [
+        Trial(
+            trainable,
+            seed,
+            test=0.8 + 0.1 * trainable + 0.01 * seed + width / 10_000,
+            val=0.8 + 0.1 * trainable + 0.01 * seed + width / 10_000,
+            params={"head_width": width, "dropout_rate": dropout},
+            confusion=confusion,
+        )
+        for trainable in (False, True)
+        for seed in (0, 1)
+        for width in (16, 512)
+        for dropout in (0.0, 0.4)
+    ]
+
+
+def test_every_varied_key_has_its_figure_and_its_importance(records: Records) -> None:
+    sweep = records.sweep(varied())
+    page = sweep.report()
+    assert {"by_head_width", "by_dropout_rate", "importance", "parallel_coordinates", "confusion"} <= set(page.figures)
+    assert "by_learning_rate" not in page.figures, "it follows trainable"
+    numbers = sweep.numbers()
+    assert numbers["varied"] == ["trainable", "head_width", "dropout_rate", "seed"]
+    importances = numbers["importances"]
+    assert isinstance(importances, dict)
+    assert sum(importances.values()) == pytest.approx(1)
+    assert max(importances, key=lambda key: importances[key]) == "trainable"
+    assert importances["dropout_rate"] < 0.05, "it changes nothing"
+
+
+def test_a_sampled_key_over_decades_has_an_axis_of_powers_of_ten(records: Records) -> None:
+    trials = [
+        Trial(trainable, test=0.5 + 0.02 * place, val=0.9, params={"learning_rate": f"{10 ** -(place / 4 + 1):.3g}"})
+        for place in range(16)
+        for trainable in (False, True)
+    ]
+    page = records.sweep(trials).report()
+    (drawn,) = re.findall(r'id="figure-by_learning_rate".*?</figure>', page.source, re.DOTALL)
+    for label in ("0.0001", "0.001", "0.01", "0.1"):
+        assert f">{label}</text>" in drawn
+    assert "logarithmic" in drawn
+
+
+def test_trials_that_differ_in_what_was_sampled_are_told_with_the_best_of_each(records: Records) -> None:
+    trials = [
+        Trial(trainable, test=0.7 + width / 1000, val=width / 100, params={"head_width": width})
+        for width, trainable in ((10, False), (20, True), (30, False), (40, True))
+    ]
+    assert "The best of each by validation: 0.7400 fine-tuned, 0.7300 frozen." in records.sweep(trials).report().text
+
+
+def test_epochs_to_an_accuracy_are_counted_and_told_in_seconds_of_live_epochs(records: Records) -> None:
+    # Half of the validation accuracy comes with the first epoch: 0.48 frozen, 0.5 fine-tuned.
+    trials = [replace(trial, val=1.0 if trial.trainable else 0.96) for trial in seeds([0.02, 0.03])]
+    sweep = records.sweep(trials)
+    rows = sweep.numbers()["epochs_to_reach"]
+    assert isinstance(rows, list)
+    told = {(row["accuracy"], row["kind"]): (row["epochs"], row["seconds"], row["reached"]) for row in rows}
+    assert told[0.5, "frozen"] == (2, 4.0, 2)
+    assert told[0.5, "fine-tuned"] == (1, 6.0, 2)
+    assert told[0.99, "frozen"] == (None, None, 0)
+    assert ["0.99", "reached by 0 of 2", "2 epochs, 12 s"] in sweep.report().tables["levels"]
+
+
+def test_a_sweep_of_one_kind_says_how_to_compare(records: Records) -> None:
+    sweep = records.sweep([trial for trial in seeds([0.0, 0.0]) if not trial.trainable])
+    page = sweep.report()
+    assert "All completed trials have a frozen backbone" in page.text
+    assert "python train.py -m trainable=true,false seed=0,1,2,3,4" in page.text
+    assert "fine-tuned" not in [cell for row in page.tables["sides"] for cell in row]
+    assert sweep.numbers()["paired"] is None
+
+
+@pytest.mark.parametrize("trials", [[], [Trial(False, state="failed", failure="diverged", test=None, val=None)]])
+def test_a_sweep_without_a_complete_trial_has_a_page_that_says_so(records: Records, trials: list[Trial]) -> None:
+    sweep = records.sweep(trials)
+    page = sweep.report()
+    assert "No trial was completed" in page.text
+    assert page.figures == []
+    assert "No trial was both timed and tested." in page.text
+    assert len(page.tables.get("trials", [])) == (2 if trials else 0)
+    assert sweep.graft("compare").exit_code == 0
+
+
+def test_page_and_figures_lie_in_the_sweeps_folder_and_in_its_run(records: Records) -> None:
+    sweep = records.sweep(seeds([0.02, 0.03]))
+    assert f"graft report {sweep.name} --experiment {sweep.experiment}" in sweep.graft("compare").stdout
+    page = sweep.report()
+    html = sweep.folder / "report" / "report.html"
+    plots = {file.name for file in (sweep.folder / "report" / "plots").iterdir()}
+    assert plots == {f"{name}.png" for name in page.figures}
+    client = sweep.store.client
+    assert "report.html" in {each.path for each in client.list_artifacts(sweep.parent)}
+    assert {each.path for each in client.list_artifacts(sweep.parent, "plots")} == {f"plots/{name}" for name in plots}
+    assert f"Report     {html}\n" in sweep.graft("compare").stdout
+
+
+def test_a_sweep_whose_folder_is_elsewhere_has_its_report_in_the_home(records: Records) -> None:
+    sweep = records.sweep(seeds([0.02]), name="../of/another machine", folder=False)
+    sweep.report()
+    assert [made.name for made in (records.home / "mlruns" / "reports").iterdir()] == ["_of_another_machine"]
+    assert not sweep.folder.exists()
+
+
+def test_another_folder_can_be_named_and_one_that_cannot_be_made_is_refused(records: Records, tmp_path: Path) -> None:
+    sweep = records.sweep(seeds([0.02]))
+    sweep.report("--output", str(tmp_path / "new" / "folder"))
+    assert (tmp_path / "new" / "folder" / "report.html").is_file()
+    (tmp_path / "file").touch()
+    result = sweep.graft("report", "--output", str(tmp_path / "file" / "page"))
+    assert isinstance(result.exception, ConfigError)
+    assert str(result.exception).startswith("--output=")
+
+
+def test_an_unknown_sweep_is_answered_with_the_nearest(records: Records) -> None:
+    sweep = records.sweep(seeds([0.02]), name="flowers-monday")
+    result = sweep.graft("report", "flowers-mondy")
+    assert isinstance(result.exception, ConfigError)
+    assert "did you mean flowers-monday?" in str(result.exception)
+
+
+def test_name_and_parent_run_find_the_same_sweep(records: Records) -> None:
+    sweep = records.sweep(seeds([0.02, 0.04]), name="by name")
+    asked = [json.loads(sweep.graft("report", *which, "--json").stdout) for which in ([], ["by name"], [sweep.parent])]
+    assert asked[0] == asked[1] == asked[2]
+
+
+def test_a_report_that_fails_takes_no_sweep_with_it(
+    records: Records, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = records.sweep(seeds([0.02]))
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("graft.report.written.files.write", fail)
+    with caplog.at_level(logging.WARNING):
+        write_after_sweep(sweep.store, sweep.name, sweep.parent)
+    assert "No space left on device" in caplog.text
+    assert f"graft report {sweep.name} --experiment {sweep.experiment}" in caplog.text
+
+
+def test_a_heavy_figure_is_a_picture_in_the_page(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graft.report.drawing.HEAVY", 10)
+    page = records.sweep(seeds([0.02, 0.03])).report()
+    assert sum(each.startswith("data:image/png;base64,") for each in page.loads) == len(page.figures)
+    assert isinstance(page, Page)
