@@ -14,9 +14,15 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-SHORT = (["sweep_overhead"], ["sweep_makespan"], ["sweep_pruning", "0"], ["input_pipeline"])
+SHORT = (
+    ["sweep_overhead"],
+    ["recording", "--rounds", "1"],
+    ["sweep_makespan"],
+    ["sweep_pruning", "0"],
+    ["input_pipeline"],
+)
 # Pruning with five seeds, and 10,000 trials.
-LONG = (["sweep_overhead"], ["sweep_makespan"], ["sweep_pruning"], ["input_pipeline"], ["sweep_scale"])
+LONG = (["sweep_overhead"], ["recording"], ["sweep_makespan"], ["sweep_pruning"], ["input_pipeline"], ["sweep_scale"])
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
 parser.add_argument("--full", action="store_true", help="the long ones, too, and training on all photos")

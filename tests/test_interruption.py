@@ -410,7 +410,11 @@ def killed_trials(lab: Laboratory, moments: random.Random) -> list[int]:
         while not saved and worker.is_running() and controller.poll() is None:
             saved = [file for file in folder.glob("*/*/*/checkpoints/history.json") if file.stat().st_mtime > born]
             time.sleep(0.02)
-        time.sleep(moments.uniform(0, 2))
+        if saved:  # it may just go on from there: some epochs further, too
+            further = len(json.loads(saved[0].read_text())) + moments.randint(0, 12)
+            while len(json.loads(saved[0].read_text())) < further and worker.is_running():
+                time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.3))
         if not worker.is_running():
             continue
         worker.kill()
