@@ -41,6 +41,7 @@ def chromium(profile: Path, height: int = 900) -> Iterator[Browser]:
         f"--user-data-dir={profile}",
     ):
         options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = webdriver.Chrome(options, Service(driver))  # with a path given, Selenium downloads none
     try:
         yield browser

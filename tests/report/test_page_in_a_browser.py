@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from tests.browser import Browser, chromium
 from tests.report.conftest import Records, Sweep
 from tests.report.test_report import HOSTILE, varied
 
-CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[webdriver.Chrome]:
-    for program in (CHROMIUM, DRIVER):
-        if not program.exists():
-            pytest.skip(f"there is no {program}")
-    options = Options()
-    options.binary_location = str(CHROMIUM)
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
-    yield driver
-    driver.quit()
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with chromium(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +26,7 @@ def sweep(records: Records) -> Sweep:
 
 @pytest.mark.parametrize("width", [380, 1200])
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_page_is_whole_at_every_width(browser: webdriver.Chrome, sweep: Sweep, width: int, theme: str) -> None:
+def test_the_page_is_whole_at_every_width(browser: Browser, sweep: Sweep, width: int, theme: str) -> None:
     screen = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
     themed = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
@@ -64,14 +50,14 @@ def test_the_page_is_whole_at_every_width(browser: webdriver.Chrome, sweep: Swee
     assert browser.execute_script("return getComputedStyle(arguments[0]).fill", label) == ink
 
 
-def test_the_links_of_the_table_lead_to_the_runs(browser: webdriver.Chrome, sweep: Sweep) -> None:
+def test_the_links_of_the_table_lead_to_the_runs(browser: Browser, sweep: Sweep) -> None:
     browser.get((sweep.folder / "report" / "report.html").as_uri())
     links = {link.get_attribute("href") for link in browser.find_elements(By.CSS_SELECTOR, "#trials a")}
     base = f"http://127.0.0.1:5000/#/experiments/{sweep.store.experiment_id}/runs/"
     assert links == {base + run for run in sweep.runs}
 
 
-def test_nothing_is_fetched(browser: webdriver.Chrome, sweep: Sweep) -> None:
+def test_nothing_is_fetched(browser: Browser, sweep: Sweep) -> None:
     browser.get((sweep.folder / "report" / "report.html").as_uri())
     fetched = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
     assert [name for name in fetched if not name.startswith("data:")] == []
