@@ -29,7 +29,14 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRAFT_TEST_SECRET", SECRET)
         folder = "${oc.env:GRAFT_TEST_SECRET}"
-        overrides = ["-m", "+size=smoke", "seed=1,2", "dataset=image_folder", "dataset.image_size=16"]
+        overrides = [
+            "-m",
+            "+size=smoke",
+            "seed=1,2",
+            "dataset=image_folder",
+            "dataset.image_size=16",
+            "hydra/launcher=basic",
+        ]
         overrides += [f"dataset.path={home}/{folder}/photos", *backbone_at(tiny_backbone)]
         training = Training(overrides, home, home / "output")
         assert training.wait() == 0, training.errors
