@@ -161,12 +161,12 @@ def log_model(
 ) -> None:
     """Log the model of a recorded run in MLflow, which can then serve it; done by itself for a sweep's best trial."""
     from graft.export import logged  # late, as above
-    from graft.tracking.mlflow_store import open_store
+    from graft.prediction import trained_model
 
     tracking = _tracking(tracking_uri, experiment)
-    trained = _trained(tracking_uri, experiment, run)
-    model_id = logged.log_model(open_store(tracking), trained)
-    print(f"{trained.name}: models:/{model_id}")
+    store, recorded = trained_model.find(tracking, run)
+    model_id = logged.log_model(store, recorded.id, lambda: trained_model.of_run(store, recorded, tracking))
+    print(f"{recorded.name}: models:/{model_id}")
     print(f"To serve it: {logged.serve_command(tracking, model_id)}")
 
 

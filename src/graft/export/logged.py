@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import filelock
@@ -23,22 +24,27 @@ from graft.tracking.mlflow_store import Store, open_store
 log = logging.getLogger(__name__)
 
 
-def log_model(store: Store, trained: TrainedModel) -> str:
-    """Logs `trained`, unless that was done before.
+def log_model(store: Store, run_id: str, load: Callable[[], TrainedModel]) -> str:
+    """Logs the model of a run, unless that was done before.
+
+    Args:
+        store: Where the run is.
+        run_id: The run's.
+        load: Gives its model; asked only if it is needed.
 
     Returns:
         The LoggedModel's id, as in ``models:/<id>``.
 
     Raises:
-        FatalError: if the model cannot be exported, or the store not be written.
+        FatalError: if the model cannot be exported, or the store not be written; and what `load` raises.
     """
     # Two controllers of one sweep come to its end together.
     with filelock.FileLock(records() / "log-model.lock"), tempfile.TemporaryDirectory() as temporary:
-        if (model_id := logged_model.logged(store, trained.run_id)) is None:
+        if (model_id := logged_model.logged(store, run_id)) is None:
             saved = Path(temporary) / "saved_model"
-            folder.export(trained, saved, tflite=False)
-            model_id = logged_model.log(store, trained.run_id, saved)
-    logged_model.tell_sweep(store, trained.run_id, model_id)
+            folder.export(load(), saved, tflite=False)
+            model_id = logged_model.log(store, run_id, saved)
+    logged_model.tell_sweep(store, run_id, model_id)
     return model_id
 
 
@@ -57,11 +63,9 @@ def log_at_the_end(config: Config, prepared: Prepared, directory: Path, run_id: 
         The LoggedModel's id; None if there is none.
     """
     try:
-        store = open_store(config.tracking)
-        if (model_id := logged_model.logged(store, run_id)) is not None:
-            return model_id
         log.info("The model is logged, as tracking.log_model=true wants it; Ctrl-C leaves it out")
-        return log_model(store, _trained(config, prepared, directory / "checkpoints" / "best", run_id))
+        best = directory / "checkpoints" / "best"
+        return log_model(open_store(config.tracking), run_id, lambda: _trained(config, prepared, best, run_id))
     except (KeyboardInterrupt, Exception) as error:
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
         again = log_model_command(run_id, config.tracking)

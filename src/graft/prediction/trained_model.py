@@ -32,16 +32,36 @@ def load(tracking: TrackingConfig, name: str) -> TrainedModel:
         name: Its id, or the beginning of it.
 
     Raises:
-        ConfigError: if its backbone cannot be used any more.
-        FatalError: if there is no such run, it left no checkpoint, or its backbone is not what it was.
+        ConfigError, FatalError: as `find` and `of_run`.
+    """
+    store, run = find(tracking, name)
+    return of_run(store, run, tracking)
+
+
+def find(tracking: TrackingConfig, name: str) -> tuple[Store, RecordedRun]:
+    """A recorded run, and the experiment that it lies in; arguments as those of `load`.
+
+    Raises:
+        ConfigError: if there is no such run.
+        FatalError: if it is a sweep, or was recorded too incompletely.
     """
     found = recorded_run.find(open_store(tracking, create=False), name)
     if found.sweep is not None:
         raise FatalError(f"{name} is a sweep and has a model for each trial; its best is {_best_of(found.runs)}")
     (run,) = found.runs
+    return found.store, run
+
+
+def of_run(store: Store, run: RecordedRun, tracking: TrackingConfig) -> TrainedModel:
+    """The model of `run`.
+
+    Raises:
+        ConfigError: if its backbone cannot be used any more.
+        FatalError: if it left no checkpoint, or its backbone is not what it was.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        class_names = _class_names(found.store, run, Path(folder))
-        best = _artifact(found.store, run, "checkpoints/best", Path(folder))
+        class_names = _class_names(store, run, Path(folder))
+        best = _artifact(store, run, "checkpoints/best", Path(folder))
         config = _config_of(run, tracking)
         return TrainedModel(run.id, run.name, class_names, config, _build(run, config, len(class_names), best))
 

@@ -84,8 +84,7 @@ def log(store: Store, run_id: str, saved_model: Path) -> str:
             run.info.experiment_id, name=NAME, source_run_id=run_id, tags=tags, params=run.data.params
         )
         try:
-            with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # it wants types of `predict`, and refuses those it has
+            with tempfile.TemporaryDirectory() as folder:
                 save_model(
                     f"{folder}/{NAME}",
                     python_model=str(SERVED_MODEL),

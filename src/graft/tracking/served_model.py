@@ -17,6 +17,10 @@ class ServedModel(PythonModel):
     Needs the artifact ``saved_model``: a folder as `graft export` writes it.
     """
 
+    _skip_type_hint_validation = (
+        True  # the signature says what `predict` takes; MLflow would warn that its types do not
+    )
+
     def load_context(self, context: Any) -> None:
         import tensorflow as tf  # late: MLflow runs this file once to log it
 
