@@ -1,4 +1,4 @@
-"""The README's pictures of MLflow's pages, taken anew.
+"""The README's pictures, taken anew: of MLflow's page, and of the report.
 
     python train.py -m trainable=true,false
     python -m tests.screenshots
@@ -34,6 +34,14 @@ def curves(browser: Browser, ui: str) -> None:
     browser.save_screenshot(str(IMAGES / "mlflow-compare.png"))
 
 
+def report(browser: Browser) -> None:
+    """The top of the page that the sweep left."""
+    (page,) = re.findall(r"^Report +(/\S+)", run_command(["graft", "compare"], home()).stdout, re.MULTILINE)
+    browser.get(Path(page).as_uri())
+    browser.set_window_size(1280, 1500)
+    browser.save_screenshot(str(IMAGES / "report.png"))
+
+
 def main() -> None:
     """Takes all of them."""
     IMAGES.mkdir(exist_ok=True)
@@ -44,6 +52,7 @@ def main() -> None:
         chromium(Path(folder) / "profile", height=720) as browser,
     ):
         curves(browser, f"http://127.0.0.1:{port}")
+        report(browser)
 
 
 if __name__ == "__main__":

@@ -46,9 +46,8 @@ def show(comparison: Comparison, console: Console) -> None:
     say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
     if len(comparison.sides) == 2:
         console.print(_sides_table(comparison.sides))
-        say(_medians(comparison))
         if found := verdict(comparison):
-            say(f"{found.which}\n{found.by_how_much}\n{found.how_sure}")
+            say(f"{found.which}\n{found.by_how_much}\n{found.how_sure}\n{found.cost}")
     if len(comparison.sides) < 2 or len(comparison.trials) > 2:
         console.print(_trials_table(comparison.trials))
     for failed in (trial for trial in comparison.trials if trial.state == "failed"):
@@ -90,19 +89,6 @@ def _sides_table(sides: Sequence[Side]) -> Table:
     add("times as long" + (" on images" if cached else ""), *ratios)
     add("trainable parameters", *(f"{side.trainable_parameters:,}" for side in sides))
     return table
-
-
-def _medians(comparison: Comparison) -> str:
-    frozen, finetuned = comparison.sides
-    difference = finetuned.test_accuracy - frozen.test_accuracy
-    better = "more" if difference >= 0 else "less"
-    verdict = (
-        f"Fine-tuning: {abs(difference):.4f} {better} test accuracy, {comparison.slow_down:.1f} times as long an epoch"
-    )
-    if frozen.cached_features:
-        times = finetuned.epoch_seconds / frozen.epoch_seconds
-        verdict += f"; {times:.0f} times as long as one on stored features"
-    return verdict + "."
 
 
 def _trials_table(trials: Sequence[TrialRow]) -> Table:

@@ -70,13 +70,12 @@ class Delivery:
         Raises:
             Exception: whatever MLflow raises, but not because a server does not answer.
         """
-        if self._background:
-            self._try(self.send)
-        else:
+        if not self._background:
             self.send()
-        if self._background:
-            self._thread = threading.Thread(target=self._keep_sending, name="record", daemon=True)
-            self._thread.start()
+            return
+        self._try(self.send)
+        self._thread = threading.Thread(target=self._keep_sending, name="record", daemon=True)
+        self._thread.start()
 
     def more(self) -> None:
         """Something was said.
@@ -94,10 +93,11 @@ class Delivery:
         deadline = time.monotonic() + PATIENCE_SECONDS
         left = self._record.waiting
         while left and time.monotonic() < deadline:
-            if not self._background:
-                self._try(self.send)
-            with self._idle:
-                self._idle.wait(0.0 if not self._failures and not self._background else 0.2)
+            if self._background:
+                with self._idle:
+                    self._idle.wait(0.2)
+            elif not self._try(self.send):
+                time.sleep(0.2)
             before, left = left, self._record.waiting
             if left < before:
                 deadline = time.monotonic() + PATIENCE_SECONDS
