@@ -25,7 +25,9 @@ from selenium.webdriver.remote.webelement import WebElement
 from tests.browser import Browser, chromium, wait_for
 from tests.conftest import backbone_at, run_command
 from tests.serving import free_port, serving
+from typer.testing import CliRunner
 
+from graft.cli import app
 from graft.config import Config
 from graft.model import trained_part
 from graft.paths import CHECKOUT
@@ -69,8 +71,10 @@ class Sweep:
         return next(run for run in self.children if run.data.params["trainable"] == str(trainable))
 
     def compare(self, *arguments: str) -> str:
-        done = run_command(["graft", "compare", *arguments], self.home)
-        assert done.returncode == 0, done.stderr
+        with pytest.MonkeyPatch.context() as patch:  # in this process, which has MLflow already
+            patch.setenv("GRAFT_HOME", str(self.home))
+            done = CliRunner().invoke(app, ["compare", *arguments], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
         return done.stdout
 
 
