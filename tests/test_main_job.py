@@ -398,7 +398,7 @@ def test_a_sweep_whose_best_model_cannot_be_logged_is_complete_and_says_how_to_l
     words = ["python", "train.py", "-m", "trainable=false", *small, "tracking.log_model=true"]
     if fails == "interrupted":
         with FileLock(lock):  # so that it waits
-            done = interrupt(words, tmp_path, at="The model of the best trial is logged")
+            done = interrupt(words, tmp_path, at="Logging the model of the best trial")
     else:
         lock.mkdir()
         done = run_command(words, tmp_path)

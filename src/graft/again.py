@@ -45,6 +45,12 @@ def log_model_command(run_id: str, tracking: TrackingConfig) -> str:
     return f"{_program('graft')} log-model {shlex.join([run_id, *tracking.options()])}"
 
 
+def serve_command(model_id: str, tracking: TrackingConfig) -> str:
+    """The command that has MLflow answer requests with a logged model."""
+    words = ["models", "serve", "--model-uri", f"models:/{model_id}", "--env-manager", "local", "--port", "5001"]
+    return f"MLFLOW_TRACKING_URI={shlex.quote(tracking.uri)} {_program('mlflow')} {shlex.join(words)}"
+
+
 def _program(name: str) -> str:
     inside = CHECKOUT / ".venv" / "bin" / name
     return str(inside.relative_to(CHECKOUT)) if inside.exists() and "VIRTUAL_ENV" not in os.environ else name

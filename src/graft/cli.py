@@ -13,6 +13,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
+from graft.again import graft_command, serve_command
 from graft.backbones import listing
 from graft.cache import manage, sizes, tables
 from graft.config import TrackingConfig
@@ -51,6 +52,8 @@ def compare(
     from graft import comparison  # late: MLflow takes seconds to import, and --help needs none of it
 
     tracking = _tracking(tracking_uri, experiment)
+    if sweep is None:
+        _tell_latest_elsewhere(tracking)
     found = comparison.compare(tracking, sweep)
     if as_json:
         print(json.dumps(comparison.as_json(found), indent=2))
@@ -167,7 +170,7 @@ def log_model(
     store, recorded = trained_model.find(tracking, run)
     model_id = logged.log_model(store, recorded.id, lambda: trained_model.of_run(store, recorded, tracking))
     print(f"{recorded.name}: models:/{model_id}")
-    print(f"To serve it: {logged.serve_command(tracking, model_id)}")
+    print(f"To serve it: {serve_command(model_id, tracking)}")
 
 
 @app.command()
@@ -199,6 +202,17 @@ def _trained(tracking_uri: str, experiment: str, run: str) -> TrainedModel:
     from graft.prediction import trained_model  # late, as above
 
     return trained_model.load(_tracking(tracking_uri, experiment), run)
+
+
+def _tell_latest_elsewhere(tracking: TrackingConfig) -> None:
+    """Says so where the sweep that was recorded last on this machine is not in the store that is looked into."""
+    from graft.tracking import local_record
+
+    latest = local_record.latest_sweep()
+    if latest is not None and latest[1] != tracking.uri:
+        name, uri = latest
+        command = graft_command("compare", name, "--tracking-uri", uri)
+        print(f"The latest sweep on this machine was recorded elsewhere: {command}\n", file=sys.stderr)
 
 
 @app.command()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,7 +26,7 @@ from graft.cli import app
 from graft.config import TrackingConfig
 from graft.errors import FatalError
 from graft.paths import CHECKOUT
-from graft.tracking import delivery
+from graft.tracking import mlflow_recorder
 from graft.tracking.mlflow_recorder import MlflowRecorder
 
 TAGS = {"graft.kind": "single"}
@@ -32,7 +35,7 @@ TAGS = {"graft.kind": "single"}
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of a run does not wait for the server."""
-    monkeypatch.setattr(delivery, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(mlflow_recorder, "PATIENCE_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -117,7 +120,7 @@ def test_a_server_that_is_gone_for_a_while_misses_nothing(
     assert points(server, run) == expected(12)
     assert (run.info.status, run.data.params, run.data.tags["graft.state"]) == ("FINISHED", {"seed": "7"}, "complete")
     assert Path(server.client.download_artifacts(run.info.run_id, "config.yaml")).read_text() == "seed: 7"
-    assert caplog.text.count("The run goes on, and its record waits in") == 1
+    assert caplog.text.count("cannot be written to (connection refused). What is said waits in") == 1
     assert caplog.text.count("has the whole record again") == 1
     last = server.client.get_metric_history(run.info.run_id, "val_accuracy")[-1]
     assert abs(last.timestamp / 1000 - said_at) < 1, "a point has the time at which it was said"
@@ -261,11 +264,11 @@ def test_a_damaged_line_is_told_and_the_rest_is_sent(
 
 
 @pytest.fixture
-def sweep(tmp_path: Path, home: Path, tiny_backbone: Path, server: MlflowServer) -> Iterator[Callable[..., Training]]:
+def sweep(tmp_path: Path, home: Path, tiny_backbone: Path, line: Line) -> Iterator[Callable[..., Training]]:
     started: list[Training] = []
 
     def start(*overrides: str) -> Training:
-        common = ["-m", "+size=smoke", "tracking=server", f"tracking.uri={server.uri}", *backbone_at(tiny_backbone)]
+        common = ["-m", "+size=smoke", "tracking=server", f"tracking.uri={line.uri}", *backbone_at(tiny_backbone)]
         started.append(Training([*common, *overrides], home, tmp_path / "output"))
         return started[-1]
 
@@ -275,7 +278,7 @@ def sweep(tmp_path: Path, home: Path, tiny_backbone: Path, server: MlflowServer)
 
 
 def test_a_sweep_goes_on_without_its_server(
-    server: MlflowServer, experiment: str, sweep: Callable[..., Training], home: Path
+    server: MlflowServer, experiment: str, line: Line, sweep: Callable[..., Training], home: Path
 ) -> None:
     client = server.client
     found = client.get_experiment_by_name(experiment)
@@ -289,12 +292,12 @@ def test_a_sweep_goes_on_without_its_server(
     while not ended():
         assert training.running(), training.errors
         time.sleep(0.2)
-    server.kill()
+    line.down()
     # Another trial begins and ends without it.
     while len(list((home / "mlruns").rglob("checkpoints/best/*.index"))) < 3:
         assert training.running(), training.errors
         time.sleep(0.2)
-    server.start()
+    line.up()
     assert training.wait() == 0, training.errors
     assert sync()[0] == 0
     runs = client.search_runs([found.experiment_id])
@@ -311,6 +314,11 @@ def test_a_sweep_goes_on_without_its_server(
         assert sorted(point.step for point in history) == [0, 1, 2, 3]
     best = max(run.data.metrics["best_val_accuracy"] for run in by_kind["trial"])
     assert parent.data.metrics["best_val_accuracy"] == best
+    told = CliRunner().invoke(app, ["compare"])
+    found_at = re.search(r"recorded elsewhere: \S*graft (compare .*)", told.stderr)
+    assert found_at is not None
+    compared = CliRunner().invoke(app, [*shlex.split(found_at[1]), "--experiment", experiment, "--json"])
+    assert len(json.loads(compared.stdout)["trials"]) == 4
 
 
 @pytest.mark.skipif("GRAFT_LONG" not in os.environ, reason="takes two minutes; GRAFT_LONG=1 runs it")

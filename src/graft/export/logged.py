@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ import filelock
 
 from graft import runtime
 from graft.again import log_model_command
-from graft.config import Config, TrackingConfig
+from graft.config import Config
 from graft.export import folder
 from graft.export.trained import TrainedModel, build
 from graft.paths import records
@@ -48,12 +47,6 @@ def log_model(store: Store, run_id: str, load: Callable[[], TrainedModel]) -> st
     return model_id
 
 
-def serve_command(tracking: TrackingConfig, model_id: str) -> str:
-    """The command that has MLflow answer requests with a logged model."""
-    words = ["mlflow", "models", "serve", "--model-uri", f"models:/{model_id}", "--env-manager", "local"]
-    return f"MLFLOW_TRACKING_URI={shlex.quote(tracking.uri)} {shlex.join(words)}"
-
-
 def log_at_the_end(config: Config, prepared: Prepared, directory: Path, run_id: str) -> str | None:
     """Logs the model of a run that has just come to its end in this process.
 
@@ -63,7 +56,7 @@ def log_at_the_end(config: Config, prepared: Prepared, directory: Path, run_id: 
         The LoggedModel's id; None if there is none.
     """
     try:
-        log.info("The model is logged, as tracking.log_model=true wants it; Ctrl-C leaves it out")
+        log.info("Logging the model, as tracking.log_model=true wants it; Ctrl-C leaves it out")
         best = directory / "checkpoints" / "best"
         return log_model(open_store(config.tracking), run_id, lambda: _trained(config, prepared, best, run_id))
     except (KeyboardInterrupt, Exception) as error:

@@ -35,7 +35,7 @@ def log_best_model(store: Store, tracking: TrackingConfig, run_id: str) -> None:
         if (model_id := logged_model.logged(store, run_id)) is not None:
             logged_model.tell_sweep(store, run_id, model_id)
             return
-        print("The model of the best trial is logged; Ctrl-C leaves it out.", flush=True)
+        print("Logging the model of the best trial; Ctrl-C leaves it out.", flush=True)
         failure = _in_a_process(
             ["log-model", run_id, "--tracking-uri", tracking.uri, "--experiment", tracking.experiment]
         )

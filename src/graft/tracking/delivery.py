@@ -12,12 +12,9 @@ import filelock
 
 from graft.config import TrackingConfig
 from graft.tracking.local_record import LocalRecord, Mark, Statement
-from graft.tracking.mlflow_store import is_gone, is_outage
+from graft.tracking.mlflow_store import is_gone, is_outage, reason_of
 
 log = logging.getLogger(__name__)
-
-PATIENCE_SECONDS = 10.0
-"""How long the end of a run or a sweep waits for a server that does not answer."""
 
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 5.0)  # between tries; the last one again and again
 
@@ -64,8 +61,11 @@ class Delivery:
         self._idle = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def begin(self) -> None:
-        """Sends in this thread, so that what is wrong is known before anything else is done.
+    def begin(self, *, wait: bool = True) -> None:
+        """Begins to send.
+
+        Args:
+            wait: Send what there is in this thread first, so that what is wrong is known before anything else is done.
 
         Raises:
             Exception: whatever MLflow raises, but not because a server does not answer.
@@ -73,7 +73,10 @@ class Delivery:
         if not self._background:
             self.send()
             return
-        self._try(self.send)
+        if wait:
+            self._try(self.send)
+        else:
+            self._more.set()
         self._thread = threading.Thread(target=self._keep_sending, name="record", daemon=True)
         self._thread.start()
 
@@ -88,9 +91,13 @@ class Delivery:
         elif time.monotonic() >= self._next_try:
             self._try(self.send)
 
-    def end(self) -> int:
-        """Waits until everything was sent, as long as there is hope; gives the number of statements that were not."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+    def end(self, patience_seconds: float) -> int:
+        """Waits until everything was sent; gives the number of statements that were not.
+
+        Args:
+            patience_seconds: How long to wait for a statement to be sent.
+        """
+        deadline = time.monotonic() + patience_seconds
         left = self._record.waiting
         while left and time.monotonic() < deadline:
             if self._background:
@@ -100,7 +107,7 @@ class Delivery:
                 time.sleep(0.2)
             before, left = left, self._record.waiting
             if left < before:
-                deadline = time.monotonic() + PATIENCE_SECONDS
+                deadline = time.monotonic() + patience_seconds
         self._over = True
         self._more.set()
         return left
@@ -121,12 +128,11 @@ class Delivery:
             if not forgiving and not is_outage(error, self._uri):
                 raise
             if not self._failures:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 log.warning(
-                    "MLflow at %s cannot be written to. The run goes on, and its record waits in %s: %s",
+                    "MLflow at %s cannot be written to (%s). What is said waits in %s",
                     self._uri,
+                    reason_of(error),
                     self._record.folder,
-                    reason,
                 )
             pause = PAUSES_SECONDS[min(self._failures, len(PAUSES_SECONDS) - 1)]
             self._failures += 1

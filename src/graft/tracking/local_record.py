@@ -22,6 +22,7 @@ import filelock
 from graft import files
 from graft.errors import ConfigError
 from graft.paths import records
+from graft.secrets import resolved
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +146,15 @@ def waiting_records(folders: Sequence[Path] = ()) -> list[Path]:
         raise ConfigError([f"{folder}: there is no such folder" for folder in gone])
     found = {record for root in folders or [records() / "runs", records() / "sweeps"] for record in root.rglob(NAME)}
     return sorted(record.parent for record in found if is_waiting(record))
+
+
+def latest_sweep() -> tuple[str, str] | None:
+    """The sweep of this machine that was recorded last: its name, and the tracking URI that it went to."""
+    found = sorted((records() / "sweeps").glob(f"*/*/{NAME}"), key=lambda file: file.stat().st_mtime)
+    for statement in LocalRecord(found[-1].parent).statements() if found else ():
+        if statement.kind == "sweep started":
+            return str(statement.content["sweep"]), str(resolved(statement.content["tracking"])["uri"])
+    return None
 
 
 def is_waiting(record: Path) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from graft import files
+from graft.again import graft_command
 from graft.config import TrackingConfig
 from graft.errors import FatalError
 from graft.interruption import undisturbed
@@ -19,6 +20,12 @@ from graft.tracking.mlflow_run import CLAIM, MlflowRun
 from graft.tracking.recorder import Recorder, Scalar, State
 
 log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 10.0
+"""How long a run waits in the end for a server that does not answer."""
+
+PATIENCE_OF_A_TRIAL_SECONDS = 1.0
+"""The same of a trial: the next one should begin, and the sweep sends what it leaves."""
 
 RUN_ID_FILE = Path("checkpoints") / "mlflow_run_id"
 """In a run's folder: which MLflow run it became."""
@@ -71,7 +78,8 @@ class MlflowRecorder(Recorder):
             "tracking": tracking.model_dump(mode="json"),
         }
         self._local.say("begin", self._secrets.out_of(begin))
-        self._delivery.begin()
+        self._trial = "graft.trial" in tags
+        self._delivery.begin(wait=not self._trial)  # a sweep has asked the server before
         self._leave_id()
 
     @property
@@ -127,11 +135,13 @@ class MlflowRecorder(Recorder):
         with undisturbed():
             self._closed = True
             self._say("close", {"state": state, "failure": failure})
-        if left := self._delivery.end():
+        left = self._delivery.end(PATIENCE_OF_A_TRIAL_SECONDS if self._trial else PATIENCE_SECONDS)
+        if left and not self._trial:
             log.warning(
-                "%d statements of this run are not in MLflow yet. They wait in %s. To send them: graft sync",
+                "%d statements of this run are not in MLflow yet. They wait in %s. To send them: %s",
                 left,
                 self._folder,
+                graft_command("sync"),
             )
         self._leave_id()
 

@@ -36,6 +36,8 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints 
 
 PARAMS_A_BATCH = 100  # MLflow's limit
 
+LONGEST_REASON = 200  # characters
+
 REFUSED = {
     "BAD_REQUEST",
     "CUSTOMER_UNAUTHORIZED",
@@ -173,8 +175,7 @@ def _told_as_fatal(tracking: TrackingConfig) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise FatalError(f"tracking.uri={tracking.uri}: MLflow cannot use it: {reason}") from error
+        raise FatalError(f"tracking.uri={tracking.uri}: MLflow cannot use it: {reason_of(error)}") from error
 
 
 @undisturbed()
@@ -199,6 +200,19 @@ def _opened(tracking: TrackingConfig, create: bool) -> Store:
             "choose another name"
         )
     return Store(client, experiment.experiment_id, tracking.uri)
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error of MLflow's says, in a line: of an HTTP library's nested ones the innermost."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionError) and cause.strerror:
+            return cause.strerror.lower()
+        if isinstance(cause, TimeoutError):
+            return "no answer in time"
+        cause = cause.__cause__ or cause.__context__
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]} …"
 
 
 def is_gone(error: BaseException) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from graft import preparation, provenance
+from graft.again import graft_command, log_model_command
 from graft.config import TrackingConfig, flatten, from_hydra
 from graft.config_backbone import settled_backbone
 from graft.config_dataset import AnyDatasetConfig
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from graft.tracking.mlflow_sweep import MlflowSweep
 
 log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 30.0
+"""How long a sweep waits in the end for a server that does not answer."""
 
 SHOWN = 240  # characters of a run's name, and of an error's text
 
@@ -136,12 +140,16 @@ class MlflowSweepObserver:
         status = "KILLED" if event.interrupted else "FINISHED"
         self._say("sweep ended", {"counts": counts, "seconds": event.seconds, "tags": tags, "status": status})
         assert self._delivery is not None
-        if left := self._delivery.end():
+        if left := self._delivery.end(PATIENCE_SECONDS):
+            assert self._receiver is not None
+            options = self._receiver.tracking.options()
             log.warning(
-                "%d statements of this sweep are not in MLflow yet, and it has no report. To send them: graft sync; "
-                "then graft report %s",
+                "%d statements of this sweep are not in MLflow yet, so it has no report, and its best trial no model. "
+                "To send them: %s. Then: %s, and %s for the best trial that it names",
                 left,
-                self._sweep,
+                graft_command("sync"),
+                graft_command("report", self._sweep, *options),
+                log_model_command("RUN_ID", self._receiver.tracking),
             )
         elif not event.interrupted:  # who interrupts a sweep wants its end, and the best trial may be still to come
             self._write_report()

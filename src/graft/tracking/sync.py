@@ -14,12 +14,13 @@ from rich.console import Console
 
 from graft import files
 from graft.config import TrackingConfig
-from graft.errors import ConfigError
+from graft.errors import ConfigError, FatalError
 from graft.secrets import resolved
 from graft.tracking.delivery import Delivery, Receiver
 from graft.tracking.local_record import NAME, LocalRecord, Statement, is_waiting
 from graft.tracking.mlflow_recorder import RUN_ID_FILE
 from graft.tracking.mlflow_run import MlflowRun
+from graft.tracking.mlflow_store import reason_of
 from graft.tracking.mlflow_sweep import MlflowSweep
 
 log = logging.getLogger(__name__)
@@ -56,8 +57,9 @@ def sync(folders: Sequence[Path], tracking_uri: str | None = None) -> Iterator[S
         tracking_uri: Where to, in place of where the runs were meant to be recorded.
     """
     local = [LocalRecord(folder) for folder in folders]
+    waiting = {record.folder: record.waiting for record in local}  # a sweep sends its trials', too
     for record in sorted(local, key=lambda record: _first(record).at):
-        yield _send(record, tracking_uri)
+        yield _send(record, waiting[record.folder], tracking_uri)
 
 
 def as_json(sent: Sequence[Sent]) -> list[dict[str, Any]]:
@@ -93,8 +95,8 @@ def send_trial(tracking: TrackingConfig, folder: Path) -> None:
         _leave_id(folder, run)
 
 
-def _send(record: LocalRecord, tracking_uri: str | None) -> Sent:
-    first, before = _first(record), record.waiting
+def _send(record: LocalRecord, before: int, tracking_uri: str | None) -> Sent:
+    first = _first(record)
     receiver: Receiver | None = None
     problem = ""
     try:
@@ -105,7 +107,7 @@ def _send(record: LocalRecord, tracking_uri: str | None) -> Sent:
             receiver = MlflowSweep(tracking, send_trial=functools.partial(send_trial, tracking))
         Delivery(record, receiver, tracking).send()
     except Exception as error:
-        problem = (str(error).strip() or type(error).__name__).splitlines()[0]
+        problem = str(error) if isinstance(error, FatalError) else reason_of(error)
     if isinstance(receiver, MlflowRun):
         _leave_id(record.folder, receiver)
     waiting = record.waiting
