@@ -77,10 +77,13 @@ class Blow:
 class Training:
     """A `python train.py …` under way, in a process of its own."""
 
-    def __init__(self, arguments: Sequence[str], home: Path, output: Path, blow: Blow | None = None) -> None:
+    def __init__(
+        self, arguments: Sequence[str], home: Path, output: Path, blow: Blow | None = None, **environment: str
+    ) -> None:
         output.mkdir(parents=True, exist_ok=True)
         self._output = output
-        self._process: BaseProcess = PROCESSES.Process(target=_type, args=(list(arguments), home, output, blow))
+        environment |= {"GRAFT_HOME": str(home)}  # what it is forked from has an older one
+        self._process: BaseProcess = PROCESSES.Process(target=_type, args=(list(arguments), environment, output, blow))
         self._process.start()
 
     def kill(self) -> None:
@@ -104,12 +107,12 @@ class Training:
         return (self._output / "out").read_text()
 
 
-def _type(arguments: list[str], home: Path, output: Path, blow: Blow | None) -> None:
+def _type(arguments: list[str], environment: dict[str, str], output: Path, blow: Blow | None) -> None:
     for descriptor, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(output / name, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), descriptor)
     # A shell starts what it puts into the background with Ctrl-C ignored, the tests' own run perhaps among it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.environ["GRAFT_HOME"] = str(home)
+    os.environ |= environment
     os.environ.pop("HYDRA_FULL_ERROR", None)
     os.chdir(CHECKOUT)
     sys.argv = ["train.py", *arguments]

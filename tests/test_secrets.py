@@ -38,7 +38,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: Path) -> Path:
             "hydra/launcher=basic",
         ]
         overrides += [f"dataset.path={home}/{folder}/photos", *backbone_at(tiny_backbone)]
-        training = Training(overrides, home, home / "output")
+        training = Training(overrides, home, home / "output", GRAFT_TEST_SECRET=SECRET)
         assert training.wait() == 0, training.errors
     return home
 
@@ -79,6 +79,8 @@ def test_a_rerun_asks_the_environment_again(home: Path, monkeypatch: pytest.Monk
         (f"https://host/m?access_token={PASSWORD}", "https://host/m?access_token=***"),
         ("https://host/m?format=compressed", "https://host/m?format=compressed"),
         ("someone@example.org", "someone@example.org"),
+        (f"https://me:{PASSWORD}@home@host/x", "https://***@host/x"),
+        (f"https://host/m?sv=1&sig={PASSWORD}#access_token={PASSWORD}", "https://host/m?sv=1&sig=***#access_token=***"),
         ({"a": [f"http://{PASSWORD}@host", 3, None, 0.5, True]}, {"a": ["http://***@host", 3, None, 0.5, True]}),
     ],
 )  # fmt: skip
@@ -96,10 +98,69 @@ def test_a_short_value_is_hidden_at_its_key_alone(monkeypatch: pytest.MonkeyPatc
     }
 
 
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("${oc.env:GRAFT_TEST_SECRET}", "GRAFT_TEST_SECRET"),
+        ("${oc.env:'GRAFT_TEST_SECRET'}", "GRAFT_TEST_SECRET"),
+        ("${oc.env:GRAFT_TEST_NONE,${oc.env:GRAFT_TEST_SECRET}}", "GRAFT_TEST_SECRET"),
+        ("${oc.env:${oc.env:GRAFT_TEST_WHICH}}", None),
+        ("${oc.env:${which}}", None),
+        ("http://host/${oc.env:GRAFT_TEST_SECRET}", "GRAFT_TEST_SECRET"),
+    ],
+)
+def test_however_it_is_written_it_is_hidden_everywhere(
+    monkeypatch: pytest.MonkeyPatch, written: str, name: str | None
+) -> None:
+    monkeypatch.setenv("GRAFT_TEST_SECRET", SECRET)
+    monkeypatch.setenv("GRAFT_TEST_WHICH", "GRAFT_TEST_SECRET")
+    secrets = Secrets.of(OmegaConf.create({"key": written, "which": "GRAFT_TEST_SECRET"}))
+    said = {"key": SECRET, "other": f"in {SECRET}", SECRET: 1, "quoted": f"%2F{SECRET}"}
+    assert secrets.out_of(said)["key"] == written
+    assert SECRET not in str(secrets.out_of(said))
+    assert name is None or f"${{oc.env:{name}}}" in secrets.out_of(f"in {SECRET}") or written in secrets.out_of(SECRET)
+
+
+def test_mappings_lists_and_names_made_of_a_secret_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAFT_TEST_JSON", "{user: me, password: geheim-0815}")
+    monkeypatch.setenv("GRAFT_TEST_SECRET", SECRET)
+    config = OmegaConf.create(
+        {
+            "login": "${oc.decode:${oc.env:GRAFT_TEST_JSON}}",
+            "list": ["x", "${oc.env:GRAFT_TEST_SECRET}"],
+            "url": "http://host/a/${oc.env:GRAFT_TEST_SECRET}",
+        }
+    )
+    secrets = Secrets.of(config)
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert secrets.out_of(plain) == {
+        "login": "${oc.decode:${oc.env:GRAFT_TEST_JSON}}",
+        "list": ["x", "${oc.env:GRAFT_TEST_SECRET}"],
+        "url": "http://host/a/${oc.env:GRAFT_TEST_SECRET}",
+    }
+    assert secrets.out_of("password geheim-0815") == "password ${oc.decode:${oc.env:GRAFT_TEST_JSON}}"
+
+
+def test_what_is_swept_and_what_goes_wrong_are_hidden(home: Path, tmp_path: Path) -> None:
+    overrides = ["-m", "+size=smoke", "backbone.value_range=[0,1]", "hydra/launcher=basic"]
+    overrides += ["backbone.url=${oc.env:GRAFT_TEST_A},${oc.env:GRAFT_TEST_B}"]
+    folders = {f"GRAFT_TEST_{name}": str(home / f"{SECRET}-{name}") for name in "AB"}
+    training = Training(overrides, tmp_path, tmp_path / "output", **folders)
+    assert training.wait() == 2
+    assert "backbone.url" in training.errors
+    assert SECRET not in training.errors + training.printed
+
+
 def test_logs_are_watched(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("GRAFT_TEST_SECRET", SECRET)
     Secrets.of(OmegaConf.create({"path": "${oc.env:GRAFT_TEST_SECRET}"})).watch()
     logging.getLogger("graft.anything").warning("cannot read %s from %s", SECRET, f"http://me:{PASSWORD}@host")
     assert caplog.messages == ["cannot read ${oc.env:GRAFT_TEST_SECRET} from http://***@host"]
+    try:
+        raise OSError(SECRET)
+    except OSError:
+        logging.getLogger("graft.anything").exception("failed")
+    assert SECRET not in caplog.text
+    assert "OSError: ${oc.env:GRAFT_TEST_SECRET}" in caplog.text
     for handler in logging.getLogger().handlers:
         handler.filters.clear()

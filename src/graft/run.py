@@ -55,9 +55,19 @@ def train(composed: DictConfig) -> float | dict[str, float]:
 
 def _train(composed: DictConfig, stop_reason: StopSignal) -> float | dict[str, float]:
     started = time.perf_counter()
-    hydra = HydraConfig.get()
     secrets = Secrets.of(composed)
     secrets.watch()
+    try:
+        return _train_hidden(composed, secrets, stop_reason, started)
+    except Exception as error:
+        secrets.hide_in(error)
+        raise
+
+
+def _train_hidden(
+    composed: DictConfig, secrets: Secrets, stop_reason: StopSignal, started: float
+) -> float | dict[str, float]:
+    hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
     config = check(from_hydra(composed))
     if not trial.current():  # a sweep was refused as a whole, and what began must outlive its server

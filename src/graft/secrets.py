@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, overload
+from urllib.parse import quote
 
 from omegaconf import Container, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 HIDDEN = "***"
 
-FROM_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*([^,}\s]+)")
-USER_IN_ADDRESS = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)")
+FROM_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?([\w.-]+)")
+ASKS_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:")
+USER_IN_ADDRESS = re.compile(r"(?<=://)[^/\s'\"]+(?=@)")
 TOKEN_IN_ADDRESS = re.compile(
-    r"([?&][\w.-]*(?:token|key|secret|passw|signature|credential)[\w.-]*=)[^&\s'\"]+", re.IGNORECASE
+    r"([?&#][\w.-]*(?:token|key|secret|passw|pwd|auth|sig|signature|credential)[\w.-]*=)[^&#\s'\"]+", re.IGNORECASE
 )
 
 SHORTEST = 4
@@ -28,10 +31,10 @@ OURS = {"GRAFT_HOME"}
 
 @dataclass(frozen=True)
 class Secrets:
-    """The secrets of one configuration.
+    """The secrets of one configuration, or of several.
 
     Attributes:
-        values: What the environment gave, and the interpolation that stands for it.
+        values: What the environment gave, and what is written in its place.
         keys: Dotted keys whose values come from the environment, and how they were written.
     """
 
@@ -43,13 +46,24 @@ class Secrets:
         """Those of a configuration with its interpolations, as Hydra composed it or a record has it."""
         values: dict[str, str] = {}
         keys: dict[str, str] = {}
-        plain = OmegaConf.to_container(config, resolve=False) if isinstance(config, Container) else config
-        for key, text in _texts(plain):
-            names = [name for name in FROM_ENVIRONMENT.findall(text) if name not in OURS]
-            if names:
+        node = config if isinstance(config, Container) else OmegaConf.create(config)
+        for key, text in _texts(OmegaConf.to_container(node, resolve=False)):
+            names = set(FROM_ENVIRONMENT.findall(text))
+            if not ASKS_ENVIRONMENT.search(text) or (names and names <= OURS):
+                continue
+            values |= {os.environ[name]: f"${{oc.env:{name}}}" for name in names - OURS if os.environ.get(name)}
+            if key:
                 keys[key] = text
-            values |= {os.environ[name]: f"${{oc.env:{name}}}" for name in names if os.environ.get(name)}
+                names_something = "${" in _last_part(text)
+                for value in _values_at(node, key):
+                    values.setdefault(value, text)
+                    if names_something:  # as the last part of an address names a backbone
+                        values.setdefault(_last_part(value), HIDDEN)
         return cls(values, keys)
+
+    def __or__(self, other: Secrets) -> Secrets:
+        """Those of both."""
+        return Secrets({**self.values, **other.values}, {**self.keys, **other.keys})
 
     @overload
     def out_of(self, said: str) -> str: ...
@@ -59,17 +73,25 @@ class Secrets:
         """`said`, text or plain data, without any secret: an interpolation in the place of each, or ``***``."""
         return self._out_of(said, "")
 
+    def hide_in(self, error: BaseException) -> None:
+        """Takes them out of what an error says."""
+        error.args = tuple(self.out_of(argument) for argument in error.args)
+        if hasattr(error, "problems"):
+            error.problems = self.out_of(error.problems)
+
     def watch(self) -> None:
         """Keeps them out of the logs of this process, from the handlers that there are now."""
+        _WATCH.secrets = self
         for handler in logging.getLogger().handlers:
-            handler.addFilter(self._of_log)
+            if _WATCH not in handler.filters:
+                handler.addFilter(_WATCH)
 
     def _out_of(self, said: Any, key: str) -> Any:
-        if key in self.keys and not isinstance(said, Mapping):
+        if key in self.keys:
             return self.keys[key]
         if isinstance(said, Mapping):
             prefix = f"{key}." if key else ""
-            return {name: self._out_of(value, f"{prefix}{name}") for name, value in said.items()}
+            return {self._out_of(name, ""): self._out_of(value, f"{prefix}{name}") for name, value in said.items()}
         if isinstance(said, list | tuple):
             return [self._out_of(value, "") for value in said]
         return self._out_of_text(said) if isinstance(said, str) else said
@@ -77,19 +99,33 @@ class Secrets:
     def _out_of_text(self, text: str) -> str:
         for value in sorted(self.values, key=len, reverse=True):
             if len(value) >= SHORTEST:
-                text = text.replace(value, self.values[value])
+                for spelt in {value, quote(value, safe=""), quote(value), json.dumps(value)[1:-1]}:
+                    text = text.replace(spelt, self.values[value])
         return TOKEN_IN_ADDRESS.sub(rf"\g<1>{HIDDEN}", USER_IN_ADDRESS.sub(_hidden_user, text))
 
-    def _of_log(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = self.out_of(record.getMessage()), ()
+
+class _Watch(logging.Filter):
+    """Takes secrets out of every log record, the traceback that comes with it included."""
+
+    secrets = Secrets()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = self.secrets.out_of(record.getMessage()), ()
+        if record.exc_info and not record.exc_text:
+            record.exc_text = self.secrets.out_of(logging.Formatter().formatException(record.exc_info))
         return True
+
+
+_WATCH = _Watch()
 
 
 def resolved(recorded: Any) -> Any:
     """A recorded configuration with values from this environment; one that it lacks stays as it is written."""
     if isinstance(recorded, Mapping):
         return {key: resolved(value) for key, value in recorded.items()}
-    if not isinstance(recorded, str) or not FROM_ENVIRONMENT.search(recorded):
+    if isinstance(recorded, list):
+        return [resolved(value) for value in recorded]
+    if not isinstance(recorded, str) or not ASKS_ENVIRONMENT.search(recorded):
         return recorded
     try:
         return OmegaConf.to_container(OmegaConf.create({"value": recorded}), resolve=True)["value"]  # type: ignore[index, call-overload]
@@ -101,13 +137,38 @@ def _hidden_user(found: re.Match[str]) -> str:
     return found[0] if found[0].startswith("${oc.env:") else HIDDEN
 
 
+def _last_part(address: str) -> str:
+    return address.rstrip("/").rpartition("/")[2]
+
+
+def _values_at(node: Container, key: str) -> Iterator[str]:
+    """What stands at a dotted key, resolved, as texts: of a mapping or a list what is in it."""
+    try:
+        value = OmegaConf.select(node, key)
+    except (OmegaConfBaseException, ValueError):  # the variable is not set
+        return
+    plain = OmegaConf.to_container(value, resolve=True) if isinstance(value, Container) else value
+    yield from (str(leaf) for leaf in _leaves(plain) if leaf is not None and not isinstance(leaf, bool))
+
+
+def _leaves(node: Any) -> Iterator[Any]:
+    if isinstance(node, Mapping):
+        for value in node.values():
+            yield from _leaves(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from _leaves(value)
+    else:
+        yield node
+
+
 def _texts(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The texts of plain data, under dotted names."""
+    """The texts of plain data, under dotted names; those in lists have none."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             yield from _texts(value, f"{prefix}.{key}" if prefix else str(key))
     elif isinstance(node, list | tuple):
         for value in node:
-            yield from _texts(value, prefix)
+            yield from (("", text) for _, text in _texts(value))
     elif isinstance(node, str):
         yield prefix, node

@@ -7,16 +7,20 @@ import os
 import re
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from omegaconf import DictConfig
 from tests.conftest import backbone_at
 from tests.processes import Training
 from tests.tracking.mlflow_server import Line, MlflowServer
@@ -25,9 +29,14 @@ from typer.testing import CliRunner
 from graft.cli import app
 from graft.config import TrackingConfig
 from graft.errors import FatalError
+from graft.interruption import Interruption
 from graft.paths import CHECKOUT
+from graft.sweep.observer import SweepEnded, SweepStarted, TrialEnded
 from graft.tracking import mlflow_recorder
+from graft.tracking.local_record import LocalRecord
 from graft.tracking.mlflow_recorder import MlflowRecorder
+from graft.tracking.mlflow_store import open_store
+from graft.tracking.sweep_observer import MlflowSweepObserver
 
 TAGS = {"graft.kind": "single"}
 
@@ -56,6 +65,12 @@ def line(server: MlflowServer) -> Iterator[Line]:
 @pytest.fixture
 def tracking(server: MlflowServer, experiment: str, line: Line) -> TrackingConfig:
     return TrackingConfig(uri=line.uri, artifacts=None, experiment=experiment)
+
+
+@pytest.fixture
+def in_sqlite(home: Path, migrated: Path) -> TrackingConfig:
+    (home / "mlflow.db").write_bytes(migrated.read_bytes())
+    return TrackingConfig(uri=f"sqlite:///{home}/mlflow.db", artifacts=str(home / "artifacts"), experiment="test")
 
 
 @pytest.fixture
@@ -231,6 +246,141 @@ def test_a_process_that_dies_while_the_server_is_gone_loses_nothing(
     assert points(server, run) == expected(6 if goes_on else 4)
 
 
+@pytest.mark.parametrize("place", ["server", "sqlite"])
+def test_a_run_that_is_deleted_while_it_goes_on_is_recorded_anew_as_a_whole(
+    server: MlflowServer, experiment: str, tracking: TrackingConfig, folder: Path, place: str, in_sqlite: TrackingConfig
+) -> None:
+    where = tracking if place == "server" else in_sqlite
+    recorder = recorder_of(where, folder)
+    epoch(recorder, 0)
+    client = MlflowClient(where.uri)
+    while recorder.run_id is None or not client.get_metric_history(recorder.run_id, "val_accuracy"):
+        time.sleep(0.05)
+    client.delete_run(first := recorder.run_id)
+    epoch(recorder, 1)
+    recorder.close("complete")
+    assert recorder.run_id not in (None, first)
+    run = client.get_run(str(recorder.run_id))
+    assert run.info.status == "FINISHED"
+    history = client.get_metric_history(run.info.run_id, "val_accuracy")
+    assert sorted((point.step, point.value) for point in history) == expected(2)
+
+
+@pytest.mark.parametrize("left", ["nothing", "empty", "half", "some"])
+def test_a_record_that_lost_some_of_itself_loses_nothing_that_is_said_later(
+    in_sqlite: TrackingConfig, folder: Path, left: str
+) -> None:
+    first = recorder_of(in_sqlite, folder)
+    for number in range(3):
+        epoch(first, number)
+    first.close("interrupted")
+    record = folder / "record.jsonl"
+    content = record.read_bytes()
+    if left == "nothing":
+        record.unlink()
+    else:
+        record.write_bytes({"empty": b"", "half": content[: len(content) // 2], "some": content[:-20]}[left])
+    second = recorder_of(in_sqlite, folder)
+    for number in range(3, 5):
+        epoch(second, number)
+    second.close("complete")
+    client = MlflowClient(in_sqlite.uri)
+    run = client.get_run(str(second.run_id))
+    assert run.info.status == "FINISHED"
+    points = [point.step for point in client.get_metric_history(run.info.run_id, "val_accuracy")]
+    assert sorted(points)[-2:] == [3, 4]
+    assert len(points) == len(set(points))
+
+
+def test_a_beginning_that_is_damaged_is_made_up_for_by_a_later_one(in_sqlite: TrackingConfig, folder: Path) -> None:
+    epoch(recorder_of(in_sqlite, folder), 0)
+    record = folder / "record.jsonl"
+    record.write_bytes(record.read_bytes().replace(b'"begin"', b'"bexin"', 1))
+    (folder / "record.sent").unlink()
+    second = recorder_of(in_sqlite, folder)
+    epoch(second, 1)
+    second.close("complete")
+    history = MlflowClient(in_sqlite.uri).get_metric_history(str(second.run_id), "val_accuracy")
+    assert [point.step for point in history] == [0, 1]
+
+
+def test_what_mlflow_refuses_is_told_and_holds_nothing_up(
+    in_sqlite: TrackingConfig, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = recorder_of(in_sqlite, folder)
+    recorder.set_tags({"no/such:key!": "x" * 10})
+    recorder.log_metrics({"not a name\n": 1.0}, step=0)
+    epoch(recorder, 0)
+    recorder.close("complete")
+    assert "MLflow refuses what is said at byte" in caplog.text
+    assert MlflowClient(in_sqlite.uri).get_run(str(recorder.run_id)).info.status == "FINISHED"
+
+
+def test_what_was_sent_elsewhere_is_still_sent_home(
+    in_sqlite: TrackingConfig, folder: Path, home: Path, migrated: Path
+) -> None:
+    recorder = recorder_of(in_sqlite, folder)
+    epoch(recorder, 0)
+    (home / "elsewhere.db").write_bytes(migrated.read_bytes())
+    LocalRecord(folder).say("metrics", {"metrics": {"val_accuracy": 1 / 64}, "step": 1})
+    assert sync("--tracking-uri", f"sqlite:///{home}/elsewhere.db", str(folder))[0] == 0
+    epoch(recorder, 2)
+    recorder.close("complete")
+    history = MlflowClient(in_sqlite.uri).get_metric_history(str(recorder.run_id), "val_accuracy")
+    assert [(point.step, point.value) for point in history] == expected(3)
+
+
+def test_a_server_may_move(server: MlflowServer, tracking: TrackingConfig, folder: Path, experiment: str) -> None:
+    first = recorder_of(tracking, folder)
+    first.log_params({"seed": 0, "tracking.uri": tracking.uri})
+    first.close("interrupted")
+    second = recorder_of(server.tracking(experiment), folder)
+    second.log_params({"seed": 0, "tracking.uri": server.uri})
+    epoch(second, 0)
+    second.close("complete")
+    run = only_run(server, experiment)
+    assert (run.info.status, points(server, run)) == ("FINISHED", expected(1))
+
+
+def test_ctrl_c_ends_the_waiting_for_a_server_and_not_the_run(
+    line: Line, tracking: TrackingConfig, folder: Path, caplog: pytest.LogCaptureFixture, server: MlflowServer
+) -> None:
+    recorder = recorder_of(tracking, folder)
+    line.down()
+    epoch(recorder, 0)
+    with Interruption():
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        recorder.close("complete")
+    assert "are not in MLflow yet" in caplog.text
+    line.up()
+    assert sync()[0] == 0
+
+
+def test_a_parent_that_was_deleted_is_made_anew_with_its_trials(
+    in_sqlite: TrackingConfig, home: Path, compose_config: Callable[..., DictConfig]
+) -> None:
+    config = compose_config("+size=smoke", f"tracking.uri={in_sqlite.uri}", "tracking.experiment=test")
+    client = MlflowClient(in_sqlite.uri)
+    observer, directory = MlflowSweepObserver(), home / "mlruns" / "sweeps" / "one"
+    event = SweepStarted("s", 2, config, {"seed": "0,1"}, False, directory, ("maximize",), ("best_val_accuracy",))
+    parent = observer.sweep_started(event)["parent_run_id"]
+    trial = MlflowRecorder(
+        in_sqlite,
+        directory / "0",
+        name="frozen",
+        tags={"graft.kind": "trial", "graft.sweep": "s", "graft.trial": "0"},
+        parent_run_id=parent,
+    )
+    client.delete_run(parent)
+    trial.close("complete")
+    ended = TrialEnded(0, 0, "complete", {}, None, "", ("seed=0",), {}, {}, directory / "0", 1.0)
+    observer.trial_ended(ended)
+    observer.sweep_ended(SweepEnded("s", 2, {"complete": 1, "waiting": 1}, (), 1.0, {}, True))
+    again = MlflowSweepObserver().sweep_started(event)["parent_run_id"]
+    assert again != parent
+    assert client.get_run(str(trial.run_id)).data.tags["mlflow.parentRunId"] == again
+
+
 def test_a_server_that_refuses_a_run_is_told_at_once(
     server: MlflowServer, experiment: str, line: Line, tracking: TrackingConfig, folder: Path
 ) -> None:
@@ -319,6 +469,23 @@ def test_a_sweep_goes_on_without_its_server(
     assert found_at is not None
     compared = CliRunner().invoke(app, [*shlex.split(found_at[1]), "--experiment", experiment, "--json"])
     assert len(json.loads(compared.stdout)["trials"]) == 4
+
+
+@pytest.mark.skipif("GRAFT_LONG" not in os.environ, reason="takes two minutes; GRAFT_LONG=1 runs it")
+def test_a_database_that_is_locked_stops_no_trial(in_sqlite: TrackingConfig, folder: Path) -> None:
+    tags = {"graft.kind": "trial", "graft.sweep": "s", "graft.trial": "0"}
+    open_store(in_sqlite)
+    with closing(sqlite3.connect(in_sqlite.uri.removeprefix("sqlite:///"), isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        recorder = MlflowRecorder(in_sqlite, folder, name="frozen", tags=tags)
+        for number in range(3):
+            epoch(recorder, number)
+        other.execute("ROLLBACK")
+    recorder.close("complete")
+    assert sync()[0] == 0
+    (run,) = open_store(in_sqlite).find(sweep="s")
+    history = MlflowClient(in_sqlite.uri).get_metric_history(run.info.run_id, "val_accuracy")
+    assert [(point.step, point.value) for point in history] == expected(3)
 
 
 @pytest.mark.skipif("GRAFT_LONG" not in os.environ, reason="takes two minutes; GRAFT_LONG=1 runs it")

@@ -6,13 +6,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import filelock
 
 from graft.config import TrackingConfig
-from graft.tracking.local_record import LocalRecord, Mark, Statement
-from graft.tracking.mlflow_store import is_gone, is_outage, reason_of
+from graft.errors import FatalError
+from graft.tracking.local_record import FIRST, LOCK_SECONDS, LocalRecord, Mark, Statement
+from graft.tracking.mlflow_store import is_outage, is_refused, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,9 @@ class Receiver(Protocol):
 
     def doubt(self) -> None:
         """What is known of the run may be wrong: the last statement failed, or another process sent some."""
+
+    def has_lost(self, error: Exception) -> bool:
+        """Whether a statement failed because the run is not there any more."""
 
 
 class Delivery:
@@ -65,13 +70,17 @@ class Delivery:
         """Begins to send.
 
         Args:
-            wait: Send what there is in this thread first, so that what is wrong is known before anything else is done.
+            wait: Send what there is in this thread first, so that what is wrong is known before anything else is done;
+                without it an outage is none of the caller's business.
 
         Raises:
             Exception: whatever MLflow raises, but not because a server does not answer.
         """
         if not self._background:
-            self.send()
+            if wait:
+                self.send()
+            else:
+                self._try(self.send)
             return
         if wait:
             self._try(self.send)
@@ -92,11 +101,20 @@ class Delivery:
             self._try(self.send)
 
     def end(self, patience_seconds: float) -> int:
-        """Waits until everything was sent; gives the number of statements that were not.
+        """Waits until everything was sent, or Ctrl-C; gives the number of statements that were not.
 
         Args:
             patience_seconds: How long to wait for a statement to be sent.
         """
+        try:
+            left = self._wait(patience_seconds)
+        except KeyboardInterrupt:  # what is to be recorded was said: it is the waiting that is unwanted
+            left = self._record.waiting
+        self._over = True
+        self._more.set()
+        return left
+
+    def _wait(self, patience_seconds: float) -> int:
         deadline = time.monotonic() + patience_seconds
         left = self._record.waiting
         while left and time.monotonic() < deadline:
@@ -108,8 +126,6 @@ class Delivery:
             before, left = left, self._record.waiting
             if left < before:
                 deadline = time.monotonic() + patience_seconds
-        self._over = True
-        self._more.set()
         return left
 
     def _keep_sending(self) -> None:
@@ -121,6 +137,7 @@ class Delivery:
 
     def _try(self, send: Callable[[], None], *, forgiving: bool = False) -> bool:
         """Whether `send` went well. Another error than an outage is raised, unless it is to be forgiven."""
+        started = time.monotonic()
         try:
             send()
         except Exception as error:
@@ -134,7 +151,8 @@ class Delivery:
                     reason_of(error),
                     self._record.folder,
                 )
-            pause = PAUSES_SECONDS[min(self._failures, len(PAUSES_SECONDS) - 1)]
+            # At least as long as it took to fail: an SQLite file that is locked stops a run half of the time at most.
+            pause = max(time.monotonic() - started, PAUSES_SECONDS[min(self._failures, len(PAUSES_SECONDS) - 1)])
             self._failures += 1
             self._next_try = time.monotonic() + pause
             return False
@@ -150,17 +168,17 @@ class Delivery:
             Exception: whatever MLflow raises.
         """
         try:
-            with self._record.lock.acquire(timeout=60):
+            with self._record.lock.acquire(timeout=LOCK_SECONDS):
                 if (mark := self._record.mark) != self._sent:
                     self._receiver.doubt()
+                if mark.uri not in (None, self._uri):  # all of it went elsewhere
+                    mark = Mark()
                 if mark.run_id is not None and self._receiver.run_id is None:
                     self._receiver.run_id = mark.run_id
                 try:
                     self._send_from(mark)
-                except Exception as error:
-                    if not isinstance(error, FromTheStart) and not (mark.end and is_gone(error)):
-                        raise
-                    self._receiver.run_id = None
+                except FromTheStart:
+                    self._begin_anew()
                     self._send_from(Mark())
         except filelock.Timeout:
             raise TimeoutError(f"another process holds {self._record.lock.lock_file}") from None
@@ -169,6 +187,25 @@ class Delivery:
 
     def _send_from(self, mark: Mark) -> None:
         for statement in self._record.statements(mark.end):
-            self._receiver.receive(statement)
-            self._sent = Mark(statement.end, self._receiver.run_id)
+            try:
+                self._receiver.receive(statement)
+            except FromTheStart:
+                raise
+            except Exception as error:
+                if self._receiver.has_lost(error):
+                    raise FromTheStart from error
+                if statement.kind in FIRST or not is_refused(error):
+                    raise
+                # It would be refused for ever, and keep everything after it waiting.
+                text = "MLflow refuses what is said at byte %d of %s, so it is left out: %s"
+                log.warning(text, statement.start, self._record.folder, reason_of(error))
+            self._sent = Mark(statement.end, self._receiver.run_id, self._uri)
             self._record.mark = self._sent
+
+    def _begin_anew(self) -> None:
+        """Makes the run, by the first whole word of how it began: that may be damaged where it was said first."""
+        first = next((statement for statement in self._record.statements() if statement.kind in FIRST), None)
+        if first is None:
+            raise FatalError(f"{self._record.folder}: its record is damaged, and does not say how the run began")
+        self._receiver.run_id = None
+        self._receiver.receive(replace(first, start=0))

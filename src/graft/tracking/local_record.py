@@ -13,7 +13,8 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,23 @@ log = logging.getLogger(__name__)
 NAME = "record.jsonl"
 SENT = "record.sent"
 LOCK = "record.lock"
+LOCK_SECONDS = 5.0
+
+FIELDS: Mapping[str, set[str]] = {
+    "begin": {"name", "tags", "parent_run_id", "tracking"},
+    "params": {"params"},
+    "tags": {"tags"},
+    "metrics": {"metrics", "step"},
+    "artifact": {"path", "folder"},
+    "dataset": {"name", "source", "digest", "contexts"},
+    "close": {"state", "failure"},
+    "sweep started": {"sweep", "name", "tags", "params", "tracking"},
+    "trial ended": {"sweep", "number", "state", "cause", "message", "name", "tags", "directory"},
+    "sweep ended": {"sweep", "counts", "seconds", "tags", "status"},
+}
+"""What a statement of each kind has; one that lacks some of it is damaged."""
+
+FIRST = ("begin", "sweep started")
 
 
 @dataclass(frozen=True)
@@ -56,10 +74,12 @@ class Mark:
     Attributes:
         end: So many bytes of the file.
         run_id: Of the MLflow run that they became; None before there is one.
+        uri: Where to.
     """
 
     end: int = 0
     run_id: str | None = None
+    uri: str | None = None
 
 
 class LocalRecord:
@@ -73,7 +93,7 @@ class LocalRecord:
         self.lock = filelock.FileLock(folder / LOCK)
         self._file = folder / NAME
         folder.mkdir(parents=True, exist_ok=True)
-        with self.lock:
+        with suppress(filelock.Timeout), self.lock.acquire(timeout=LOCK_SECONDS):  # who holds it has done so
             self._drop_half_a_line()
 
     def say(self, kind: str, content: Mapping[str, Any]) -> None:
@@ -105,7 +125,9 @@ class LocalRecord:
                 try:
                     content = json.loads(line)
                     kind, at = str(content.pop("kind")), int(content.pop("at"))
-                except (ValueError, KeyError, TypeError, AttributeError):
+                    if missing := FIELDS.get(kind, set()) - content.keys():
+                        raise KeyError(missing)
+                except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
                     log.warning("%s: the line at byte %d is damaged and left out", self._file, start)
                 else:
                     yield Statement(kind, at, content, start, end)
@@ -118,12 +140,12 @@ class LocalRecord:
 
     @property
     def mark(self) -> Mark:
-        """How much was sent. Nothing, if the mark is damaged: what is sent again is not recorded twice."""
+        """How much was sent. Nothing, if it marks no end of a line: what is sent again is not recorded twice."""
         return _mark(self.folder)
 
     @mark.setter
     def mark(self, mark: Mark) -> None:
-        files.write(self.folder / SENT, json.dumps({"end": mark.end, "run_id": mark.run_id}))
+        files.write(self.folder / SENT, json.dumps(asdict(mark)))
 
     def _drop_half_a_line(self) -> None:
         """Cuts off what a process was saying when it died; nothing that `say` returned from."""
@@ -165,7 +187,10 @@ def is_waiting(record: Path) -> bool:
 def _mark(folder: Path) -> Mark:
     try:
         content = json.loads((folder / SENT).read_bytes())
-        run_id = content["run_id"]
-        return Mark(int(content["end"]), None if run_id is None else str(run_id))
-    except (OSError, ValueError, KeyError, TypeError):
+        end, run_id, uri = int(content["end"]), *(content[key] and str(content[key]) for key in ("run_id", "uri"))
+        with (folder / NAME).open("rb") as record:
+            record.seek(end - 1)  # fails before the first byte
+            whole = record.read(1) == b"\n"
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return Mark()
+    return Mark(end if whole else 0, run_id, uri)

@@ -13,6 +13,7 @@ from graft.again import graft_command
 from graft.config import TrackingConfig
 from graft.errors import FatalError
 from graft.interruption import undisturbed
+from graft.paths import records
 from graft.secrets import Secrets
 from graft.tracking.delivery import Delivery
 from graft.tracking.local_record import LocalRecord
@@ -94,7 +95,8 @@ class MlflowRecorder(Recorder):
     @undisturbed()
     def log_params(self, params: Mapping[str, Scalar]) -> None:
         texts = {key: str(value) for key, value in self._secrets.out_of(params).items()}
-        if changed := [key for key in texts if self._params.get(key, texts[key]) != texts[key]]:
+        changed = [key for key in texts if self._params.get(key, texts[key]) != texts[key]]
+        if changed := [key for key in changed if not key.startswith("tracking.")]:  # a server may move
             (key, *_) = changed
             raise FatalError(f"The param {key} is {self._params[key]} already and cannot become {texts[key]}")
         if fresh := {key: text for key, text in texts.items() if key not in self._params}:
@@ -141,7 +143,7 @@ class MlflowRecorder(Recorder):
                 "%d statements of this run are not in MLflow yet. They wait in %s. To send them: %s",
                 left,
                 self._folder,
-                graft_command("sync"),
+                graft_command("sync", *([] if self._folder.is_relative_to(records()) else [str(self._folder)])),
             )
         self._leave_id()
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from mlflow.entities import Dataset as DatasetEntity
 from mlflow.entities import DatasetInput, InputTag, Metric, Run
-from mlflow.exceptions import MlflowException
 
 from graft.config import TrackingConfig
 from graft.tracking.delivery import FromTheStart
@@ -77,6 +76,10 @@ class MlflowRun:
         self._steps = {}
         self._new = False
 
+    def has_lost(self, error: Exception) -> bool:
+        """Whether a statement failed because the run is not there any more."""
+        return self._store is not None and self._store.has_lost(self.run_id, error)
+
     @property
     def store(self) -> Store:
         """Where the run lies.
@@ -105,7 +108,7 @@ class MlflowRun:
     def _find(self, tags: Mapping[str, str]) -> Run | None:
         """The run that these statements became: by its id, or else by the tags that it alone has."""
         if self.run_id is not None:
-            run = _active(self.store, self.run_id)
+            run = self.store.active(self.run_id)
             if run is None:
                 log.warning(
                     "The run %s is not in %s any more: it is recorded as a new one", self.run_id, self.store.uri
@@ -115,7 +118,7 @@ class MlflowRun:
         if {"graft.sweep", "graft.trial"} <= tags.keys():
             found = self.store.find(limit=1, sweep=tags["graft.sweep"], trial=tags["graft.trial"])
         else:
-            found = self.store.find(limit=1, claim=tags[CLAIM])
+            found = self.store.find(limit=1, claim=tags.get(CLAIM, ""))
         return found[0] if found else None
 
     def _reopen(self, run: Run, tags: Mapping[str, str], *, before: bool) -> None:
@@ -175,14 +178,3 @@ def _changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     differing: Sequence[str] = [name.removeprefix("graft.") for name in MADE_BY if before.get(name) != now.get(name)]
     both = [(name, before.get(f"graft.{name}", "none"), now.get(f"graft.{name}", "none")) for name in differing]
     return "; ".join(f"{name} {then}, then {at_last}" for name, then, at_last in both)
-
-
-def _active(store: Store, run_id: str) -> Run | None:
-    """The run; None if there is none of this id, or it was deleted."""
-    try:
-        run = store.client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        return None
-    return run if run.info.lifecycle_stage == "active" else None

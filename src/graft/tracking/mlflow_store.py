@@ -28,7 +28,7 @@ from mlflow.entities import Param, RunTag, ViewType
 from mlflow.entities import Run as Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 for noisy in ("mlflow", "alembic"):  # after the import, which sets MLflow's logging up
     logging.getLogger(noisy).setLevel(logging.WARNING)  # they announce every migration of a new database
@@ -98,6 +98,21 @@ class Store:
     def experiment_name(self) -> str:
         """The experiment, as `tracking.experiment` names it."""
         return str(self.client.get_experiment(self.experiment_id).name)
+
+    def active(self, run_id: str) -> Run | None:
+        """The run; None if there is none of this id, or it was deleted."""
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            return None
+        return run if run.info.lifecycle_stage == "active" else None
+
+    def has_lost(self, run_id: str | None, error: Exception) -> bool:
+        """Whether `error` came because the run is not there any more: it was deleted, or the store is another one."""
+        refused = isinstance(error, MlflowException) and error.error_code in REFUSED
+        return refused and run_id is not None and self.active(run_id) is None
 
     def begin(self, name: str, tags: Mapping[str, str]) -> str:
         """Makes a run for others to lie under; gives its id."""
@@ -215,20 +230,21 @@ def reason_of(error: BaseException) -> str:
     return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]} …"
 
 
-def is_gone(error: BaseException) -> bool:
-    """Whether what MLflow raised says that a run is not there, or not any more."""
-    return isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST"
+def is_refused(error: BaseException) -> bool:
+    """Whether MLflow, or what calls it, can make nothing of what was said, now or later."""
+    if isinstance(error, MlflowException):
+        return error.error_code in ("BAD_REQUEST", "INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS")
+    return isinstance(error, KeyError | TypeError | ValueError | AttributeError)
 
 
 def is_outage(error: BaseException, uri: str) -> bool:
     """Whether what MLflow at `uri` raised may go by: a server that does not answer, a database that is locked."""
     if isinstance(error, FatalError):
         return error.__cause__ is not None and is_outage(error.__cause__, uri)
-    if uri.startswith("sqlite:"):
-        return isinstance(error, MlflowException) and error.error_code == "TEMPORARILY_UNAVAILABLE"
     if isinstance(error, MlflowException):
-        return error.error_code not in REFUSED
-    return isinstance(error, OSError)  # what the HTTP library raises is one
+        busy = error.error_code == "TEMPORARILY_UNAVAILABLE"
+        return busy if uri.startswith("sqlite:") else error.error_code not in REFUSED
+    return isinstance(error, OSError | OperationalError)  # what the HTTP library raises is an OSError
 
 
 def _quoted(value: str) -> str:

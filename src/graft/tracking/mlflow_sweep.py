@@ -15,6 +15,8 @@ from graft.tracking.local_record import Statement
 from graft.tracking.mlflow_store import Store, open_store
 from graft.tracking.recorder import STATUS, closing_tags
 
+PARENT = "mlflow.parentRunId"
+
 log = logging.getLogger(__name__)
 
 
@@ -55,6 +57,10 @@ class MlflowSweep:
         """Nothing is remembered but the parent's id, which `receive` finds again."""
         self.run_id = None
 
+    def has_lost(self, error: Exception) -> bool:
+        """Whether a statement failed because the parent is not there any more."""
+        return self._store is not None and self._store.has_lost(self.run_id, error)
+
     def open(self) -> None:
         """Opens the store, which would else be opened when it is first needed.
 
@@ -91,6 +97,8 @@ class MlflowSweep:
         run = client.create_run(self.store.experiment_id, start_time=at, tags=tags, run_name=content["name"])
         self.run_id = run.info.run_id
         self.store.log_params(self.run_id, content["params"])
+        for trial in self.store.find(kind="trial", sweep=self._sweep):  # those of a parent that was deleted
+            client.set_tag(trial.info.run_id, PARENT, self.run_id)
 
     def _trial_ended(self, content: Mapping[str, Any], at: int) -> None:
         """Closes the trial's run where it could not do so itself; makes one where it never got that far."""
@@ -101,8 +109,10 @@ class MlflowSweep:
             return  # it had not begun, and has its run when the sweep goes on
         client = self.store.client
         if run is None:
-            tags = {**content["tags"], "mlflow.parentRunId": self._parent}
+            tags = {**content["tags"], PARENT: self._parent}
             run = client.create_run(self.store.experiment_id, start_time=at, tags=tags, run_name=content["name"])
+        elif run.data.tags.get(PARENT) != self._parent:
+            client.set_tag(run.info.run_id, PARENT, self._parent)
         said = closing_tags(state, content["cause"])
         if content["message"]:
             said["graft.message"] = content["message"]

@@ -56,9 +56,15 @@ class MlflowSweepObserver:
         Raises:
             ConfigError: with everything that is wrong with it.
         """
-        checked = from_hydra(config)
-        preparation.check(checked)
-        return {f"dataset {checked.dataset.name}": _fingerprint(checked.dataset)}
+        secrets = Secrets.of(config)
+        self._secrets |= secrets  # what is swept comes from the environment, too
+        try:
+            checked = from_hydra(config)
+            preparation.check(checked)
+            return {f"dataset {checked.dataset.name}": _fingerprint(checked.dataset)}
+        except Exception as error:
+            secrets.hide_in(error)
+            raise
 
     def sweep_started(self, event: SweepStarted) -> Mapping[str, str]:
         """Makes the parent run, or takes up the one that the sweep had when it was started before.
@@ -83,7 +89,7 @@ class MlflowSweepObserver:
         values = OmegaConf.to_container(event.config.tracking, resolve=True)
         tracking = TrackingConfig.model_validate(values)
         self._sweep = event.sweep
-        self._secrets = Secrets.of(event.config)
+        self._secrets |= Secrets.of(event.config)
         self._secrets.watch()
         self._local = LocalRecord(event.directory)
         self._receiver = receiver = MlflowSweep(tracking, send_trial=functools.partial(send_trial, tracking))
@@ -123,8 +129,8 @@ class MlflowSweepObserver:
                 "number": event.number,
                 "state": event.state,
                 "cause": event.cause,
-                "message": event.message[:SHOWN],
-                "name": " ".join(event.overrides)[:SHOWN],
+                "message": self._secrets.out_of(event.message)[:SHOWN],
+                "name": self._secrets.out_of(" ".join(event.overrides))[:SHOWN],
                 "tags": tags,
                 "directory": str(event.directory),
             },
@@ -140,7 +146,7 @@ class MlflowSweepObserver:
         status = "KILLED" if event.interrupted else "FINISHED"
         self._say("sweep ended", {"counts": counts, "seconds": event.seconds, "tags": tags, "status": status})
         assert self._delivery is not None
-        if left := self._delivery.end(PATIENCE_SECONDS):
+        if left := self._delivery.end(PATIENCE_SECONDS):  # Ctrl-C ends the waiting alone
             assert self._receiver is not None
             options = self._receiver.tracking.options()
             log.warning(

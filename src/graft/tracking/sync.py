@@ -17,15 +17,13 @@ from graft.config import TrackingConfig
 from graft.errors import ConfigError, FatalError
 from graft.secrets import resolved
 from graft.tracking.delivery import Delivery, Receiver
-from graft.tracking.local_record import NAME, LocalRecord, Statement, is_waiting
+from graft.tracking.local_record import FIRST, NAME, LocalRecord, Statement, is_waiting
 from graft.tracking.mlflow_recorder import RUN_ID_FILE
 from graft.tracking.mlflow_run import MlflowRun
 from graft.tracking.mlflow_store import reason_of
 from graft.tracking.mlflow_sweep import MlflowSweep
 
 log = logging.getLogger(__name__)
-
-FIRST = ("begin", "sweep started")
 
 
 @dataclass(frozen=True)
