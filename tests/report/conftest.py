@@ -43,6 +43,9 @@ class Trial:
     failure: str | None = None
     name: str = ""
     confusion: dict[str, object] | None = None
+    overrides: str = ""
+    curve: Sequence[float] = ()
+    once: dict[str, float] = field(default_factory=dict)
 
     def recorded_params(self) -> dict[str, str]:
         if self.failure == "ConfigError":  # it failed before it could say anything
@@ -55,10 +58,10 @@ class Trial:
         now = int(time.time() * 1000)
         metrics = []
         if self.val is not None:
-            for step, share in enumerate((0.5, 1.0)):
+            for step, value in enumerate(self.curve or (0.5 * self.val, self.val)):
                 by_epoch = {
-                    "train_accuracy": min(1.0, share * self.val + 0.02),
-                    "val_accuracy": share * self.val,
+                    "train_accuracy": min(1.0, value + 0.02),
+                    "val_accuracy": value,
                     "epoch_seconds": 6.0 if self.trainable else 0.1,
                 }
                 metrics += [Metric(name, value, now, step) for name, value in by_epoch.items()]
@@ -70,6 +73,7 @@ class Trial:
                 "epoch_seconds_live": 6.0 if self.trainable else 2.0,
                 "trainable_parameters": 4_000_000 if self.trainable else 600_000,
                 "total_seconds": 70.0 if self.trainable else 5.0,
+                **self.once,
             }
             metrics += [Metric(name, value, now, 0) for name, value in once.items() if value is not None]
         return metrics
@@ -192,14 +196,21 @@ class Records:
             "graft.trial": str(number),
             "graft.state": trial.state,
             "graft.features": "live" if trial.trainable else "cached",
+            "graft.overrides": trial.overrides,
             "mlflow.parentRunId": parent,
             **({"graft.failure": trial.failure} if trial.failure else {}),
         }
         run = client.create_run(store.experiment_id, tags=tags, run_name=trial.name or f"trial {number}").info.run_id
         params = [Param(key, value) for key, value in trial.recorded_params().items()]
         client.log_batch(run, metrics=trial.metrics(), params=params)
-        test = Dataset("digits-test", "0" * 36, "local", "digits", profile=f'{{"images": {test_images}}}')
-        client.log_inputs(run, [DatasetInput(test, [InputTag("mlflow.data.context", "test")])])
+        inputs = [
+            DatasetInput(
+                Dataset(f"digits-{context}", "0" * 36, "local", "digits", profile=f'{{"images": {images}}}'),
+                [InputTag("mlflow.data.context", context)],
+            )
+            for context, images in (("train", 2 * test_images), ("test", test_images))
+        ]
+        client.log_inputs(run, inputs)
         if trial.confusion:
             client.log_dict(run, trial.confusion, "confusion.json")
         client.set_terminated(run, "FAILED" if trial.state == "failed" else "FINISHED")

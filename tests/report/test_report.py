@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -13,8 +14,12 @@ from typing import Any
 import pytest
 from tests.report.conftest import Page, Records, Sweep, Trial, seeds
 
+from graft.comparison.record import read
 from graft.errors import ConfigError
+from graft.paths import CHECKOUT
+from graft.report import drawing, figures
 from graft.report.after_sweep import write_after_sweep
+from graft.report.record import collect
 
 T_OF_2 = 4.302652729911275  # t(0.975) with two degrees of freedom, from a printed table
 
@@ -120,6 +125,7 @@ def test_trials_that_are_never_equal_are_not_paired(records: Records) -> None:
     assert "the trials cannot be paired" in page.text
     assert "median against median: 0.9000 of one fine-tuned trial, 0.8000 of one frozen trial" in page.text
     assert "They also differ in head_width" in page.text
+    assert "There are no pairs of frozen and fine-tuned trials" in page.text
 
 
 def test_a_seed_without_its_partner_is_left_out_as_a_whole(records: Records) -> None:
@@ -174,6 +180,7 @@ def test_the_best_trial_comes_with_its_checkpoint_and_the_command_that_runs_it_a
     page = sweep.report()
     assert "Trial 0 (trial 0): 0.9500 on the validation images" in page.text
     assert f"{sweep.runs[0]}/artifacts/checkpoints/best" in page.text
+    assert f"In {CHECKOUT}, this trains it anew" in page.text
     assert f"rerun {sweep.runs[0]} --verify --experiment {sweep.experiment}" in page.text
 
 
@@ -192,6 +199,7 @@ def test_what_users_named_is_shown_as_it_is_and_never_run(records: Records) -> N
     assert f"Graft report · a {HOSTILE}" in page.text
     assert f"Trial 0 ({HOSTILE})" in page.text
     assert f"b taken for {HOSTILE}, 2 times" in page.text
+    assert f"{HOSTILE} taken for b, once" in page.text
     assert {"by_backbone_name", "confusion"} <= set(page.figures)
 
 
@@ -267,6 +275,55 @@ def test_epochs_to_an_accuracy_are_counted_and_told_in_seconds_of_live_epochs(re
     assert told[0.5, "fine-tuned"] == (1, 6.0, 2)
     assert told[0.99, "frozen"] == (None, None, 0)
     assert ["0.99", "reached by 0 of 2", "2 epochs, 12 s"] in sweep.report().tables["levels"]
+
+
+def test_an_accuracy_of_float32_reaches_what_it_is_printed_as(records: Records) -> None:
+    trials = [Trial(False, seed, val=0.81999999, curve=(0.5, 0.79999995, 0.81999999)) for seed in (0, 1)]
+    sweep = records.sweep(trials)
+    record = collect(sweep.store, read(sweep.store, None))
+    assert [(row.epochs, row.reached) for row in figures.reached(record, (0.8, 0.82, 0.83))] == [(2, 2), (3, 2)]
+    rows = sweep.report().tables["levels"]
+    assert [row[1] for row in rows[1:]] == ["1 epoch, 2 s", "2 epochs, 4 s", "2 epochs, 4 s", "2 epochs, 4 s"]
+
+
+def test_the_line_of_epochs_to_an_accuracy_says_what_the_table_says(records: Records) -> None:
+    trials = [
+        Trial(trainable, seed, val=top, curve=(0.3, 0.51, 0.605 + 0.1 * seed, top))
+        for trainable, top in ((False, 0.8), (True, 0.96))
+        for seed in (0, 1, 2)
+    ]
+    sweep = records.sweep(trials)
+    record = collect(sweep.store, read(sweep.store, None))
+    figure = figures.epochs_to_reach(record).figure
+    assert figure is not None
+    lines = {line.get_label(): line for line in figure.axes[0].lines if not str(line.get_label()).startswith("_")}
+    told = 0
+    for row in figures.reached(record):
+        levels, epochs = (list(map(float, data)) for data in lines[row.kind].get_data())
+        assert lines[row.kind].get_drawstyle() == "steps-pre", "a step holds from the accuracy before it on"
+        drawn = next((epoch for level, epoch in zip(levels, epochs, strict=True) if level >= row.accuracy - 1e-6), None)
+        if row.accuracy >= levels[0]:
+            assert drawn == row.epochs
+            told += 1
+    assert told > 6
+
+
+@pytest.mark.parametrize("times", [(10.7, 10.7), (10.698, 10.702), (0.01, 0.011), (5.0, 7.5), (2.0, 9.0)])
+def test_times_are_readable_on_their_axis_without_an_offset(records: Records, times: tuple[float, float]) -> None:
+    trials = [Trial(bool(place), once={"epoch_seconds_live": seconds}) for place, seconds in enumerate(times)]
+    sweep = records.sweep(trials)
+    with drawing.styled():
+        drawn = figures.accuracy_against_time(collect(sweep.store, read(sweep.store, None)))
+        assert drawn.figure is not None
+        drawn.figure.savefig(io.BytesIO())
+    (axes,) = drawn.figure.axes
+    low, high = axes.get_xlim()
+    labels = [float(label.get_text()) for label in axes.get_xticklabels() if low <= label.get_position()[0] <= high]
+    assert axes.xaxis.get_offset_text().get_text() == axes.yaxis.get_offset_text().get_text() == ""
+    assert len(labels) >= 3
+    assert 0 <= low < times[0]
+    assert high - low >= 0.19 * times[0]
+    assert ("logarithmic" in axes.get_xlabel()) is (times == (2.0, 9.0))
 
 
 def test_a_sweep_of_one_kind_says_how_to_compare(records: Records) -> None:

@@ -95,6 +95,11 @@ class Comparison:
     report: str | None = None
 
     @property
+    def served(self) -> bool:
+        """Whether a server shows MLflow's pages, without `make ui`."""
+        return self.ui != UI
+
+    @property
     def slow_down(self) -> float | None:
         """How many times longer an epoch of fine-tuning takes than a frozen one, both with the backbone run live.
 

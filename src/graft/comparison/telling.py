@@ -56,7 +56,7 @@ def show(comparison: Comparison, console: Console) -> None:
         say(f"\nBest       trial {best.number}: {best.name}")
         say(f"Again      {rerun_command(best.run_id, *comparison.options)}")
         say(f"Checkpoint {best.checkpoint}")
-    say(f"Curves     make ui, then {comparison.curves_page}")
+    say(f"Curves     {'' if comparison.served else 'make ui, then '}{comparison.curves_page}")
     written = comparison.report if comparison.report and Path(comparison.report).is_file() else None
     say(f"Report     {written or graft_command('report', comparison.sweep, *comparison.options)}")
 

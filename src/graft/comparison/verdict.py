@@ -183,4 +183,5 @@ def _counted(number: int, what: str) -> str:
 
 def _listed(keys: tuple[str, ...]) -> str:
     shown = ", ".join(keys[:4])
-    return f"{shown} and {len(keys) - 4} more keys" if len(keys) > 4 else shown or "something"
+    more = len(keys) - 4
+    return f"{shown} and {_counted(more, 'more key')}" if more > 0 else shown or "something"

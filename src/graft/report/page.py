@@ -15,6 +15,7 @@ from graft.again import graft_command, rerun_command
 from graft.comparison import Comparison, TrialRow
 from graft.comparison.interval import METHOD
 from graft.comparison.verdict import MORE_SEEDS, verdict
+from graft.paths import CHECKOUT
 from graft.report.figures import Drawn, Reached, reached
 from graft.report.record import SweepRecord
 
@@ -76,7 +77,7 @@ def render(record: SweepRecord, shown: Sequence[Shown]) -> str:
         more_rows=max(len(record.trials) - ROWS, 0),
         failures=[trial for trial in record.trials if trial.state == "failed"],
         curves_page=compared.curves_page,
-        served=not compared.ui.startswith("http://127.0.0.1"),
+        served=compared.served,
         pairing=compared.pairing,
         aside={key: both for key, both in compared.pairing.aside.items() if both[0] != both[1]},
         method=METHOD,
@@ -103,11 +104,14 @@ def _headline(record: SweepRecord) -> str:
         return found.which
     if not record.complete:
         return "No trial was completed, so there is nothing to compare yet."
+    one = len(record.complete) == 1
     if record.kinds == ("frozen",):
-        return "All completed trials have a frozen backbone: nothing here says whether fine-tuning is better."
+        have = "The one completed trial has" if one else "All completed trials have"
+        return f"{have} a frozen backbone: nothing here says whether fine-tuning is better."
     if record.kinds == ("fine-tuned",):
-        return "All completed trials are fine-tuned: nothing here says whether a frozen backbone would do."
-    return "The completed trials do not say whether the backbone was frozen."
+        are = "The one completed trial is" if one else "All completed trials are"
+        return f"{are} fine-tuned: nothing here says whether a frozen backbone would do."
+    return f"The completed trial{' does' if one else 's do'} not say whether the backbone was frozen."
 
 
 def _answers(record: SweepRecord) -> list[Answer]:
@@ -132,7 +136,7 @@ def _answers(record: SweepRecord) -> list[Answer]:
             ),
             Answer(
                 "How is it run again?",
-                "In Graft's folder, this trains it anew and proves that every number is the same:",
+                f"In {CHECKOUT}, this trains it anew and proves that every number is the same:",
                 rerun_command(best.run_id, *compared.options),
             ),
         ]
