@@ -93,6 +93,8 @@ class Page(HTMLParser):
         self.loads: list[str] = []
         self.tables: dict[str, list[list[str]]] = {}
         self.figures: list[str] = []
+        self.codes: list[str] = []
+        self._in_code = False
         self._table: str | None = None
         self._link: str | None = None
         self._in_cell = False
@@ -117,6 +119,9 @@ class Page(HTMLParser):
         elif tag in ("td", "th") and self._table:
             self.tables[self._table][-1].append("")
             self._in_cell = True
+        elif tag == "code":
+            self.codes.append("")
+            self._in_code = True
         elif tag == "figure":
             self.figures.append(given["id"].removeprefix("figure-"))
 
@@ -124,6 +129,8 @@ class Page(HTMLParser):
         if tag in ("td", "th"):
             self._in_cell = False
         self._silent -= tag == "style"
+        if tag == "code":
+            self._in_code = False
         if tag == "table":
             self._table = None
         elif tag == "a":
@@ -133,6 +140,8 @@ class Page(HTMLParser):
         if self._silent:
             return
         self.text += data
+        if self._in_code:
+            self.codes[-1] += data
         if self._table and self._in_cell:
             self.tables[self._table][-1][-1] += data
         if self._link is not None:
@@ -208,7 +217,7 @@ class Records:
                 Dataset(f"digits-{context}", "0" * 36, "local", "digits", profile=f'{{"images": {images}}}'),
                 [InputTag("mlflow.data.context", context)],
             )
-            for context, images in (("train", 2 * test_images), ("test", test_images))
+            for context, images in (("training", 2 * test_images), ("test", test_images))
         ]
         client.log_inputs(run, inputs)
         if trial.confusion:

@@ -7,10 +7,12 @@ import json
 import logging
 import math
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.report.conftest import Page, Records, Sweep, Trial, seeds
 
@@ -75,11 +77,12 @@ def test_one_seed_gives_no_interval_and_the_page_says_what_to_type(records: Reco
     assert (found["low"], found["high"], found["why_none"]) == (None, None, "one seed")
     page = sweep.report()
     assert "one seed gives no interval" in page.text
-    assert "seed=0,1,2,3,4" in page.text
+    assert "This makes a new sweep, which stands beside this one:" in page.text
+    assert "python train.py -m trainable=true,false seed=0,1,2,3,4" in page.text
     assert "One of the 50 test images is 0.0200" in page.text
     assert "95 % interval +" not in page.text
     assert "difference" not in page.figures
-    assert "seed=0,1,2,3,4" in sweep.graft("compare").stdout
+    assert "python train.py -m trainable=true,false seed=0,1,2,3,4\n" in sweep.graft("compare").stdout
 
 
 def test_equal_differences_have_no_spread_and_so_no_interval(records: Records) -> None:
@@ -143,8 +146,9 @@ def test_a_seed_without_its_partner_is_left_out_as_a_whole(records: Records) -> 
 def test_epochs_on_stored_features_are_never_set_beside_live_ones_without_saying_so(records: Records) -> None:
     sweep = records.sweep(seeds([0.02, 0.03]))
     page = sweep.report()
-    assert "takes 3.0 times as long: 6 against 2 seconds, both with the backbone run on every image" in page.text
-    assert "on stored features, which are made once: an epoch on them takes 0.1 seconds" in page.text
+    assert "takes 3.0 times as long: 6 against 2 seconds, with the backbone run on every image" in page.text
+    assert "on stored features, made once, an epoch took 0.1 seconds" in page.text
+    assert "known from the extraction" in page.text
     (row,) = (row for row in page.tables["sides"] if row[0].startswith("seconds an epoch as it ran"))
     assert row[1:] == ["0.1 on stored features", "6 on images"]
 
@@ -299,7 +303,7 @@ def test_the_line_of_epochs_to_an_accuracy_says_what_the_table_says(records: Rec
     lines = {line.get_label(): line for line in figure.axes[0].lines if not str(line.get_label()).startswith("_")}
     told = 0
     for row in figures.reached(record):
-        levels, epochs = (list(map(float, data)) for data in lines[row.kind].get_data())
+        levels, epochs = (np.asarray(data).tolist() for data in lines[row.kind].get_data())
         assert lines[row.kind].get_drawstyle() == "steps-pre", "a step holds from the accuracy before it on"
         drawn = next((epoch for level, epoch in zip(levels, epochs, strict=True) if level >= row.accuracy - 1e-6), None)
         if row.accuracy >= levels[0]:
@@ -333,6 +337,43 @@ def test_a_sweep_of_one_kind_says_how_to_compare(records: Records) -> None:
     assert "python train.py -m trainable=true,false seed=0,1,2,3,4" in page.text
     assert "fine-tuned" not in [cell for row in page.tables["sides"] for cell in row]
     assert sweep.numbers()["paired"] is None
+
+
+def test_the_command_for_a_comparison_keeps_the_settings_of_the_sweep(records: Records) -> None:
+    fixed = ["dataset=image_folder", "dataset.path='/my photos, of $5'", "+size=smoke", "learning_rate=0.01"]
+    trials = [
+        Trial(False, seed, overrides=shlex.join(["trainable=false", *fixed, f"seed={seed}", f"dropout_rate={rate}"]))
+        for seed in (0, 1)
+        for rate in (0.0, 0.4)
+    ]
+    sweep = records.sweep(trials)
+    page = sweep.report()
+    (command,) = (line for line in page.codes if "train.py -m" in line)
+    assert shlex.split(command)[1:] == [
+        "train.py",
+        "-m",
+        "trainable=true,false",
+        *fixed[:3],
+        "dropout_rate=0.0,0.4",
+        "seed=0,1,2,3,4",
+    ]
+    assert "learning_rate may suit one kind only, and is left to the default." in page.text
+
+
+def test_the_command_for_more_seeds_keeps_lists_and_takes_the_best_of_what_was_sampled(records: Records) -> None:
+    trials = [
+        Trial(
+            trainable,
+            val=0.5 + place / 100,
+            params={"learning_rate": 10**-place, "head_width": width},
+            overrides=f"trainable={trainable} learning_rate={10**-place:g} head_width={width} epochs=3",
+        )
+        for place in range(1, 8)
+        for width in (16, 64)
+        for trainable in (True, False)
+    ]
+    command = records.sweep(trials).graft("compare").stdout
+    assert "train.py -m trainable=true,false learning_rate=1e-07 head_width=16,64 epochs=3 seed=0,1,2,3,4\n" in command
 
 
 @pytest.mark.parametrize("trials", [[], [Trial(False, state="failed", failure="diverged", test=None, val=None)]])

@@ -47,7 +47,8 @@ def show(comparison: Comparison, console: Console) -> None:
     if len(comparison.sides) == 2:
         console.print(_sides_table(comparison.sides))
         if found := verdict(comparison):
-            say(f"{found.which}\n{found.by_how_much}\n{found.how_sure}\n{found.cost}")
+            further = f"\n  {found.further}" if found.further else ""
+            say(f"{found.which}\n{found.by_how_much}\n{found.how_sure}{further}\n{found.cost}")
     if len(comparison.sides) < 2 or len(comparison.trials) > 2:
         console.print(_trials_table(comparison.trials))
     for failed in (trial for trial in comparison.trials if trial.state == "failed"):

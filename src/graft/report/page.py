@@ -13,8 +13,9 @@ from markupsafe import Markup
 
 from graft.again import graft_command, rerun_command
 from graft.comparison import Comparison, TrialRow
+from graft.comparison.further import dropped, further_sweep
 from graft.comparison.interval import METHOD
-from graft.comparison.verdict import MORE_SEEDS, verdict
+from graft.comparison.verdict import BESIDE, verdict
 from graft.paths import CHECKOUT
 from graft.report.figures import Drawn, Reached, reached
 from graft.report.record import SweepRecord
@@ -120,11 +121,11 @@ def _answers(record: SweepRecord) -> list[Answer]:
     if found := verdict(compared):
         answers += [
             Answer("By how much?", found.by_how_much),
-            Answer("How sure is that?", found.how_sure),
+            Answer("How sure is that?", found.how_sure, found.further),
             Answer("At what cost?", found.cost + _whole_trials(record)),
         ]
     elif record.complete:
-        answers.append(Answer("For a comparison", "Train both kinds, with several seeds:", _both_kinds()))
+        answers.append(Answer("For a comparison", _both_kinds(compared), further_sweep(compared)))
     if best := compared.best:
         tested = f", {best.test_accuracy:.4f} on the test images" if best.test_accuracy is not None else ""
         answers += [
@@ -143,8 +144,10 @@ def _answers(record: SweepRecord) -> list[Answer]:
     return answers
 
 
-def _both_kinds() -> str:
-    return f"python train.py -m trainable=true,false {MORE_SEEDS}"
+def _both_kinds(compared: Comparison) -> str:
+    keys = dropped(compared)
+    left = f" {' and '.join(keys)} may suit one kind only, and {'is' if len(keys) == 1 else 'are'} left to the default."
+    return f"Train both kinds, with several seeds.{left if keys else ''} {BESIDE}"
 
 
 def _whole_trials(record: SweepRecord) -> str:
