@@ -330,6 +330,78 @@ def test_times_are_readable_on_their_axis_without_an_offset(records: Records, ti
     assert ("logarithmic" in axes.get_xlabel()) is (times == (2.0, 9.0))
 
 
+def rates(*differences: tuple[float, float], trainable: bool = False) -> list[Trial]:
+    """Trials of one kind: a seed each, without dropout and with two rates of it that do so much better."""
+    return [
+        Trial(trainable, seed, test=0.9 + more, params={"dropout_rate": rate})
+        for seed, each in enumerate(differences)
+        for rate, more in zip((0.0, 0.2, 0.4), (0.0, *each), strict=True)
+    ]
+
+
+def test_the_values_of_another_key_are_paired_over_seeds_with_the_lowest(records: Records) -> None:
+    text = records.sweep(rates((0.0, 0.01), (0.0, 0.02), (0.0, 0.03))).report().text
+    half = T_OF_2 * 0.01 / math.sqrt(3)
+    assert "Which dropout_rate?" in text
+    assert "0.4 gave the best median test accuracy, 0.9200 against 0.9000 at 0.0; paired difference +0.0200" in text
+    assert f"95 % interval {0.02 - half:+.4f} to {0.02 + half:+.4f} (paired Student t over seeds, 3 seeds)" in text
+    assert "no clear difference" in text
+    clear = records.sweep(rates((0.0, 0.019), (0.0, 0.02), (0.0, 0.021))).report().text
+    assert "picking the best of 3 flatters it" in clear
+
+
+def test_where_the_lowest_value_is_the_best_it_stands_beside_the_second_best(records: Records) -> None:
+    sweep = records.sweep([*rates((-0.01, -0.03)), *rates((-0.02, 0.01), trainable=True)])
+    text = sweep.report().text
+    assert "Frozen: 0.0 gave the best median test accuracy, 0.9000 against 0.8900 at 0.2; paired difference" in text
+    assert "Fine-tuned: 0.4 gave the best median test accuracy, 0.9100 against 0.9000 at 0.0" in text
+    assert "from one seed, and so no interval" in text
+
+
+def test_values_that_no_equal_trials_had_give_no_interval(records: Records) -> None:
+    trials = [Trial(False, seed, test=0.9 - 0.1 * seed, params={"head_width": 16 * (seed + 1)}) for seed in (0, 1)]
+    text = records.sweep(trials).report().text
+    assert "16 gave the best median test accuracy, 0.9000 against 0.8000 at 32; no pairs, and so no interval." in text
+
+
+def test_few_test_images_and_accuracies_near_guessing_are_warned_of_in_the_card(records: Records) -> None:
+    confusion: dict[str, object] = {"class_names": [*"abcde"], "counts": [[1] * 5] * 5}
+    poor = [replace(trial, confusion=confusion) for trial in seeds([0.2, 0.2], frozen=0.3)]
+    text = records.sweep(poor, test_images=50).report().text
+    assert "the test split has only 50 images, and one of them is 0.0200 of test accuracy" in text
+    assert (
+        "guessing among 5 classes gives 0.2000, and the median test accuracy is not far from it (frozen 0.3000)" in text
+    )
+    good = [replace(trial, confusion=confusion) for trial in seeds([0.02, 0.02])]
+    text = records.sweep(good, test_images=100).report().text
+    assert "Take this for a hint" not in text
+    assert "This says little" not in text
+
+
+def test_a_last_epoch_that_was_the_best_asks_for_more_of_them(records: Records) -> None:
+    trials = [
+        replace(trial, curve=(0.5, 0.7, 0.9) if trial.trainable else (0.5, 0.9, 0.9)) for trial in seeds([0.02, 0.03])
+    ]
+    text = records.sweep(trials).report().text
+    assert "The last epoch was the best one of 2 of 2 fine-tuned trials: more epochs may help it." in text
+    flat = [replace(trial, curve=(0.9, 0.8)) for trial in trials]
+    assert "more epochs may help" not in records.sweep(flat).report().text
+
+
+def test_the_tables_say_what_each_kind_was_given_and_who_paid_for_the_features(records: Records) -> None:
+    trials = seeds([0.02, 0.03])
+    trials[1] = replace(trials[1], once={"feature_extraction_seconds": 12.0})
+    page = records.sweep(trials, test_images=1000).report()
+    for row in (
+        ["learning rate", "0.001", "1e-05"],
+        ["epochs at most", "2", "2"],
+        ["training images", "2,000", "2,000"],
+    ):
+        assert row in page.tables["sides"]
+    assert "lr is the learning rate, w the width of the head, d the dropout rate" in page.text
+    assert "which the first trial pays: trial 1 12 s." in page.text
+
+
 def test_a_sweep_of_one_kind_says_how_to_compare(records: Records) -> None:
     sweep = records.sweep([trial for trial in seeds([0.0, 0.0]) if not trial.trainable])
     page = sweep.report()

@@ -13,15 +13,19 @@ from markupsafe import Markup
 
 from graft.again import graft_command, rerun_command
 from graft.comparison import Comparison, TrialRow
+from graft.comparison.contrast import contrast
 from graft.comparison.further import dropped, further_sweep
 from graft.comparison.interval import METHOD
 from graft.comparison.verdict import BESIDE, verdict
 from graft.paths import CHECKOUT
+from graft.report.cautions import cautions, more_epochs
 from graft.report.figures import Drawn, Reached, reached
 from graft.report.record import SweepRecord
 
 ROWS = 1000  # of the table; --json has all
 TOP_LEVELS = 4
+KEYS_ANSWERED = 3
+VALUES_NAMED = 4
 STATES = ("complete", "pruned", "failed", "interrupted", "running")
 
 
@@ -62,7 +66,10 @@ def render(record: SweepRecord, shown: Sequence[Shown]) -> str:
         verdict=verdict(compared),
         headline=_headline(record),
         answers=_answers(record),
+        cautions=cautions(record),
         sides=compared.sides,
+        given=_given(record),
+        extraction=_extraction(record),
         slow_down=compared.slow_down,
         figures=[
             {"name": each.drawn.name, "title": each.drawn.title, "caption": each.drawn.caption, "markup": _own(each)}
@@ -126,6 +133,9 @@ def _answers(record: SweepRecord) -> list[Answer]:
         ]
     elif record.complete:
         answers.append(Answer("For a comparison", _both_kinds(compared), further_sweep(compared)))
+    answers += _which_value(record)
+    if more := more_epochs(record):
+        answers.append(Answer("Were the epochs enough?", more))
     if best := compared.best:
         tested = f", {best.test_accuracy:.4f} on the test images" if best.test_accuracy is not None else ""
         answers += [
@@ -142,6 +152,55 @@ def _answers(record: SweepRecord) -> list[Answer]:
             ),
         ]
     return answers
+
+
+def _which_value(record: SweepRecord) -> list[Answer]:
+    """What is the best value of each key that was varied besides, for each kind of training on its own."""
+    answers = []
+    for key in [key for key in record.varied if key not in ("trainable", "seed")][:KEYS_ANSWERED]:
+        found = {kind: contrast(record.of_kind(kind), key) for kind in record.kinds}
+        told = {kind: each.told() for kind, each in found.items() if each}
+        if told:
+            several = len(record.kinds) > 1
+            text = " ".join(f"{kind.capitalize()}: {each}" if several else each for kind, each in told.items())
+            answers.append(Answer(f"Which {key}?", text))
+    return answers
+
+
+def _given(record: SweepRecord) -> list[tuple[str, list[str]]]:
+    """What each kind of training was given, a row of the table side by side each, where it was recorded."""
+    rows: list[tuple[str, list[str]]] = []
+    kinds = [side.kind for side in record.comparison.sides]
+    for label, key in (("learning rate", "learning_rate"), ("epochs at most", "epochs")):
+        cells = [
+            _values([trial.params[key] for trial in record.of_kind(kind) if key in trial.params]) for kind in kinds
+        ]
+        rows.append((label, cells))
+    sizes = [
+        _values([str(trial.training_images) for trial in record.of_kind(kind) if trial.training_images])
+        for kind in kinds
+    ]
+    rows.append(("training images", [f"{int(size):,}" if size.isdecimal() else size for size in sizes]))
+    return [(label, cells) for label, cells in rows if any(cells)]
+
+
+def _values(texts: Sequence[str]) -> str:
+    """The values of a key: a few one by one, of many numbers the lowest and the highest."""
+    try:
+        found = sorted(set(texts), key=float)
+    except ValueError:
+        found = sorted(set(texts))
+    return ", ".join(found) if len(found) <= VALUES_NAMED else f"{found[0]} to {found[-1]}"
+
+
+def _extraction(record: SweepRecord) -> str:
+    """Which trials paid for the features; empty if none did, or it was not recorded."""
+    paid = [trial for trial in record.trials if trial.extraction_seconds]
+    if not paid:
+        return ""
+    first = ", ".join(f"trial {trial.number} {_duration(trial.extraction_seconds or 0.0)}" for trial in paid[:5])
+    more = f" and {len(paid) - 5} more" if len(paid) > 5 else ""
+    return f"Seconds in all hold what the extraction of features took, which the first trial pays: {first}{more}."
 
 
 def _both_kinds(compared: Comparison) -> str:
