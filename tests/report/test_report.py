@@ -88,9 +88,21 @@ def test_one_seed_gives_no_interval_and_the_page_says_what_to_type(records: Reco
 def test_equal_differences_have_no_spread_and_so_no_interval(records: Records) -> None:
     sweep = records.sweep(seeds([0.02, 0.02, 0.02]))
     found = paired(sweep)
+    assert found["which"] == "Fine-tuning came out better in all 3 seeds, by the same."
     assert found["interval"]["why_none"] == "no spread"
     assert found["sure"] is False
     assert "without a spread there is no interval" in sweep.report().text
+
+
+def test_two_seeds_are_both(records: Records) -> None:
+    text = records.sweep(seeds([0.02, 0.02])).report().text
+    assert "Fine-tuning came out better in both seeds, by the same." in text
+    assert "Both seeds gave the same difference, and without" in text
+
+
+def test_epochs_that_take_the_same_time_are_called_that(records: Records) -> None:
+    trials = [replace(trial, once={"epoch_seconds_live": 5.0 + 0.1 * trial.trainable}) for trial in seeds([0.02])]
+    assert "An epoch of fine-tuning takes about as long: 5.1 against 5 seconds" in records.sweep(trials).report().text
 
 
 def test_the_same_accuracy_has_no_winner(records: Records) -> None:
@@ -340,7 +352,10 @@ def rates(*differences: tuple[float, float], trainable: bool = False) -> list[Tr
 
 
 def test_the_values_of_another_key_are_paired_over_seeds_with_the_lowest(records: Records) -> None:
-    text = records.sweep(rates((0.0, 0.01), (0.0, 0.02), (0.0, 0.03))).report().text
+    sweep = records.sweep(rates((0.0, 0.01), (0.0, 0.02), (0.0, 0.03)))
+    contrasts: Any = sweep.numbers()["contrasts"]
+    assert contrasts["dropout_rate"]["frozen"]["interval"]["mean"] == pytest.approx(0.02)
+    text = sweep.report().text
     half = T_OF_2 * 0.01 / math.sqrt(3)
     assert "Which dropout_rate?" in text
     assert "0.4 gave the best median test accuracy, 0.9200 against 0.9000 at 0.0; paired difference +0.0200" in text
@@ -383,7 +398,7 @@ def test_a_last_epoch_that_was_the_best_asks_for_more_of_them(records: Records) 
         replace(trial, curve=(0.5, 0.7, 0.9) if trial.trainable else (0.5, 0.9, 0.9)) for trial in seeds([0.02, 0.03])
     ]
     text = records.sweep(trials).report().text
-    assert "The last epoch was the best one of 2 of 2 fine-tuned trials: more epochs may help it." in text
+    assert "The last epoch was the best one in 2 of 2 fine-tuned trials: more epochs may help it." in text
     flat = [replace(trial, curve=(0.9, 0.8)) for trial in trials]
     assert "more epochs may help" not in records.sweep(flat).report().text
 

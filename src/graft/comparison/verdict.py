@@ -55,7 +55,7 @@ def _paired(comparison: Comparison, found: Interval) -> Verdict:
     elif better == "none":
         which = "Neither is better: the test accuracy is the same."
     else:
-        seeds = "the one seed" if found.seeds == 1 else f"all {found.seeds} seeds, by the same"
+        seeds = "the one seed" if found.seeds == 1 else f"{_all_seeds(found)}, by the same"
         which = f"{_subject(better)} came out better in {seeds}."
     pairing = comparison.pairing
     pairs = len(pairing.pairs)
@@ -120,7 +120,7 @@ def _how_sure(comparison: Comparison, found: Interval) -> tuple[str, bool]:
             resolution += " Other images may move the difference further than this interval."
         more = f"{found.seeds} seeds are few; more make it surer. {BESIDE}" if found.seeds < FEW else ""
     elif found.why_none == "no spread":
-        text = f"All {found.seeds} seeds gave the same difference, and without a spread there is no interval."
+        text = f"{_all_seeds(found).capitalize()} gave the same difference, and without a spread there is no interval."
         more = ""
     else:
         text, more = "Unknown: one seed gives no interval.", f"Several seeds give one. {BESIDE}"
@@ -180,7 +180,13 @@ def _seconds(side: Side) -> str:
 
 
 def _times(ratio: float) -> str:
+    if round(ratio, 1) == 1:
+        return "about"
     return f"{ratio:.1f} times" if ratio < 10 else f"{ratio:.0f} times"
+
+
+def _all_seeds(found: Interval) -> str:
+    return "both seeds" if found.seeds == 2 else f"all {found.seeds} seeds"
 
 
 def _counted(number: int, what: str) -> str:

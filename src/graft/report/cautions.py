@@ -42,7 +42,7 @@ def more_epochs(record: SweepRecord) -> str:
         last = sum(curve.best_is_last for curve in curves)
         if 2 * last > len(curves):
             of = "the one" if len(curves) == 1 else f"{last} of {len(curves)}"
-            told.append(f"of {of} {kind} trial{'' if len(curves) == 1 else 's'}")
+            told.append(f"in {of} {kind} trial{'' if len(curves) == 1 else 's'}")
     if not told:
         return ""
     which = " and ".join(told)

@@ -13,7 +13,6 @@ from markupsafe import Markup
 
 from graft.again import graft_command, rerun_command
 from graft.comparison import Comparison, TrialRow
-from graft.comparison.contrast import contrast
 from graft.comparison.further import dropped, further_sweep
 from graft.comparison.interval import METHOD
 from graft.comparison.verdict import BESIDE, verdict
@@ -157,13 +156,10 @@ def _answers(record: SweepRecord) -> list[Answer]:
 def _which_value(record: SweepRecord) -> list[Answer]:
     """What is the best value of each key that was varied besides, for each kind of training on its own."""
     answers = []
-    for key in [key for key in record.varied if key not in ("trainable", "seed")][:KEYS_ANSWERED]:
-        found = {kind: contrast(record.of_kind(kind), key) for kind in record.kinds}
-        told = {kind: each.told() for kind, each in found.items() if each}
-        if told:
-            several = len(record.kinds) > 1
-            text = " ".join(f"{kind.capitalize()}: {each}" if several else each for kind, each in told.items())
-            answers.append(Answer(f"Which {key}?", text))
+    for key, of_kinds in list(record.contrasts.items())[:KEYS_ANSWERED]:
+        several = len(record.kinds) > 1
+        told = (f"{kind.capitalize()}: {each.told()}" if several else each.told() for kind, each in of_kinds.items())
+        answers.append(Answer(f"Which {key}?", " ".join(told)))
     return answers
 
 

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from graft.comparison import Comparison, TrialRow
+from graft.comparison.contrast import Contrast, contrast
 from graft.comparison.interval import SAME
 from graft.comparison.varied import varied_keys
 from graft.errors import FatalError
@@ -21,6 +22,8 @@ from graft.recording import CONFUSION
 from graft.tracking.mlflow_store import Store
 
 log = logging.getLogger(__name__)
+
+NOT_CONTRASTED = ("trainable", "seed", "dataset.split_seed")  # no value of a seed is better than another
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,16 @@ class SweepRecord:
     @cached_property
     def varied(self) -> tuple[str, ...]:
         return varied_keys(self.trials)
+
+    @cached_property
+    def contrasts(self) -> Mapping[str, Mapping[str, Contrast]]:
+        """The values of each key that was varied besides, set side by side for each kind of training on its own."""
+        found = {
+            key: {kind: each for kind in self.kinds if (each := contrast(self.of_kind(kind), key))}
+            for key in self.varied
+            if key not in NOT_CONTRASTED
+        }
+        return {key: of_kinds for key, of_kinds in found.items() if of_kinds}
 
     def of_kind(self, kind: str | None) -> list[TrialRow]:
         """The complete trials of a kind."""
