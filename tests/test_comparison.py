@@ -8,6 +8,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from graft.comparison import Comparison, TrialRow, show
+from graft.comparison.record import UI
 
 FROZEN = TrialRow(
     number=0,
@@ -27,9 +28,9 @@ FROZEN = TrialRow(
 )
 
 
-def printed(*trials: TrialRow, width: int = 80) -> str:
+def printed(*trials: TrialRow, width: int = 80, ui: str = UI) -> str:
     console = Console(file=io.StringIO(), width=width)
-    show(Comparison("sweep", "1" * 32, "1", trials, ()), console)
+    show(Comparison("sweep", "1" * 32, "1", trials, (), ui=ui), console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -53,3 +54,8 @@ def test_a_trial_that_failed_before_its_params_were_recorded_varies_nothing() ->
 def test_the_best_trial_comes_with_the_command_that_proves_it() -> None:
     better = replace(FROZEN, number=1, run_id="f" * 32, best_val_accuracy=0.95)
     assert f"graft rerun {'f' * 32} --verify\n" in printed(FROZEN, better)
+
+
+def test_pages_that_a_server_shows_need_no_make_ui() -> None:
+    assert "Curves     make ui, then http://127.0.0.1:5000/#/metric" in printed(FROZEN)
+    assert "Curves     http://mlflow.example:5000/#/metric" in printed(FROZEN, ui="http://mlflow.example:5000")

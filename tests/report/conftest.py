@@ -43,6 +43,9 @@ class Trial:
     failure: str | None = None
     name: str = ""
     confusion: dict[str, object] | None = None
+    overrides: str = ""
+    curve: Sequence[float] = ()
+    once: dict[str, float] = field(default_factory=dict)
 
     def recorded_params(self) -> dict[str, str]:
         if self.failure == "ConfigError":  # it failed before it could say anything
@@ -55,10 +58,10 @@ class Trial:
         now = int(time.time() * 1000)
         metrics = []
         if self.val is not None:
-            for step, share in enumerate((0.5, 1.0)):
+            for step, value in enumerate(self.curve or (0.5 * self.val, self.val)):
                 by_epoch = {
-                    "train_accuracy": min(1.0, share * self.val + 0.02),
-                    "val_accuracy": share * self.val,
+                    "train_accuracy": min(1.0, value + 0.02),
+                    "val_accuracy": value,
                     "epoch_seconds": 6.0 if self.trainable else 0.1,
                 }
                 metrics += [Metric(name, value, now, step) for name, value in by_epoch.items()]
@@ -70,6 +73,7 @@ class Trial:
                 "epoch_seconds_live": 6.0 if self.trainable else 2.0,
                 "trainable_parameters": 4_000_000 if self.trainable else 600_000,
                 "total_seconds": 70.0 if self.trainable else 5.0,
+                **self.once,
             }
             metrics += [Metric(name, value, now, 0) for name, value in once.items() if value is not None]
         return metrics
@@ -89,6 +93,8 @@ class Page(HTMLParser):
         self.loads: list[str] = []
         self.tables: dict[str, list[list[str]]] = {}
         self.figures: list[str] = []
+        self.codes: list[str] = []
+        self._in_code = False
         self._table: str | None = None
         self._link: str | None = None
         self._in_cell = False
@@ -113,6 +119,9 @@ class Page(HTMLParser):
         elif tag in ("td", "th") and self._table:
             self.tables[self._table][-1].append("")
             self._in_cell = True
+        elif tag == "code":
+            self.codes.append("")
+            self._in_code = True
         elif tag == "figure":
             self.figures.append(given["id"].removeprefix("figure-"))
 
@@ -120,6 +129,8 @@ class Page(HTMLParser):
         if tag in ("td", "th"):
             self._in_cell = False
         self._silent -= tag == "style"
+        if tag == "code":
+            self._in_code = False
         if tag == "table":
             self._table = None
         elif tag == "a":
@@ -129,6 +140,8 @@ class Page(HTMLParser):
         if self._silent:
             return
         self.text += data
+        if self._in_code:
+            self.codes[-1] += data
         if self._table and self._in_cell:
             self.tables[self._table][-1][-1] += data
         if self._link is not None:
@@ -192,14 +205,21 @@ class Records:
             "graft.trial": str(number),
             "graft.state": trial.state,
             "graft.features": "live" if trial.trainable else "cached",
+            "graft.overrides": trial.overrides,
             "mlflow.parentRunId": parent,
             **({"graft.failure": trial.failure} if trial.failure else {}),
         }
         run = client.create_run(store.experiment_id, tags=tags, run_name=trial.name or f"trial {number}").info.run_id
         params = [Param(key, value) for key, value in trial.recorded_params().items()]
         client.log_batch(run, metrics=trial.metrics(), params=params)
-        test = Dataset("digits-test", "0" * 36, "local", "digits", profile=f'{{"images": {test_images}}}')
-        client.log_inputs(run, [DatasetInput(test, [InputTag("mlflow.data.context", "test")])])
+        inputs = [
+            DatasetInput(
+                Dataset(f"digits-{context}", "0" * 36, "local", "digits", profile=f'{{"images": {images}}}'),
+                [InputTag("mlflow.data.context", context)],
+            )
+            for context, images in (("training", 2 * test_images), ("test", test_images))
+        ]
+        client.log_inputs(run, inputs)
         if trial.confusion:
             client.log_dict(run, trial.confusion, "confusion.json")
         client.set_terminated(run, "FAILED" if trial.state == "failed" else "FINISHED")

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.report.conftest import Page, Records, Sweep, Trial, seeds
 
+from graft.comparison.record import read
 from graft.errors import ConfigError
+from graft.paths import CHECKOUT
+from graft.report import drawing, figures
 from graft.report.after_sweep import write_after_sweep
+from graft.report.record import collect
 
 T_OF_2 = 4.302652729911275  # t(0.975) with two degrees of freedom, from a printed table
 
@@ -70,19 +77,32 @@ def test_one_seed_gives_no_interval_and_the_page_says_what_to_type(records: Reco
     assert (found["low"], found["high"], found["why_none"]) == (None, None, "one seed")
     page = sweep.report()
     assert "one seed gives no interval" in page.text
-    assert "seed=0,1,2,3,4" in page.text
+    assert "This makes a new sweep, which stands beside this one:" in page.text
+    assert "python train.py -m trainable=true,false seed=0,1,2,3,4" in page.text
     assert "One of the 50 test images is 0.0200" in page.text
     assert "95 % interval +" not in page.text
     assert "difference" not in page.figures
-    assert "seed=0,1,2,3,4" in sweep.graft("compare").stdout
+    assert "python train.py -m trainable=true,false seed=0,1,2,3,4\n" in sweep.graft("compare").stdout
 
 
 def test_equal_differences_have_no_spread_and_so_no_interval(records: Records) -> None:
     sweep = records.sweep(seeds([0.02, 0.02, 0.02]))
     found = paired(sweep)
+    assert found["which"] == "Fine-tuning came out better in all 3 seeds, by the same."
     assert found["interval"]["why_none"] == "no spread"
     assert found["sure"] is False
     assert "without a spread there is no interval" in sweep.report().text
+
+
+def test_two_seeds_are_both(records: Records) -> None:
+    text = records.sweep(seeds([0.02, 0.02])).report().text
+    assert "Fine-tuning came out better in both seeds, by the same." in text
+    assert "Both seeds gave the same difference, and without" in text
+
+
+def test_epochs_that_take_the_same_time_are_called_that(records: Records) -> None:
+    trials = [replace(trial, once={"epoch_seconds_live": 5.0 + 0.1 * trial.trainable}) for trial in seeds([0.02])]
+    assert "An epoch of fine-tuning takes about as long: 5.1 against 5 seconds" in records.sweep(trials).report().text
 
 
 def test_the_same_accuracy_has_no_winner(records: Records) -> None:
@@ -120,6 +140,7 @@ def test_trials_that_are_never_equal_are_not_paired(records: Records) -> None:
     assert "the trials cannot be paired" in page.text
     assert "median against median: 0.9000 of one fine-tuned trial, 0.8000 of one frozen trial" in page.text
     assert "They also differ in head_width" in page.text
+    assert "There are no pairs of frozen and fine-tuned trials" in page.text
 
 
 def test_a_seed_without_its_partner_is_left_out_as_a_whole(records: Records) -> None:
@@ -137,8 +158,9 @@ def test_a_seed_without_its_partner_is_left_out_as_a_whole(records: Records) -> 
 def test_epochs_on_stored_features_are_never_set_beside_live_ones_without_saying_so(records: Records) -> None:
     sweep = records.sweep(seeds([0.02, 0.03]))
     page = sweep.report()
-    assert "takes 3.0 times as long: 6 against 2 seconds, both with the backbone run on every image" in page.text
-    assert "on stored features, which are made once: an epoch on them takes 0.1 seconds" in page.text
+    assert "takes 3.0 times as long: 6 against 2 seconds, with the backbone run on every image" in page.text
+    assert "on stored features, made once, an epoch took 0.1 seconds" in page.text
+    assert "known from the extraction" in page.text
     (row,) = (row for row in page.tables["sides"] if row[0].startswith("seconds an epoch as it ran"))
     assert row[1:] == ["0.1 on stored features", "6 on images"]
 
@@ -174,6 +196,7 @@ def test_the_best_trial_comes_with_its_checkpoint_and_the_command_that_runs_it_a
     page = sweep.report()
     assert "Trial 0 (trial 0): 0.9500 on the validation images" in page.text
     assert f"{sweep.runs[0]}/artifacts/checkpoints/best" in page.text
+    assert f"In {CHECKOUT}, this trains it anew" in page.text
     assert f"rerun {sweep.runs[0]} --verify --experiment {sweep.experiment}" in page.text
 
 
@@ -192,6 +215,7 @@ def test_what_users_named_is_shown_as_it_is_and_never_run(records: Records) -> N
     assert f"Graft report · a {HOSTILE}" in page.text
     assert f"Trial 0 ({HOSTILE})" in page.text
     assert f"b taken for {HOSTILE}, 2 times" in page.text
+    assert f"{HOSTILE} taken for b, once" in page.text
     assert {"by_backbone_name", "confusion"} <= set(page.figures)
 
 
@@ -269,6 +293,130 @@ def test_epochs_to_an_accuracy_are_counted_and_told_in_seconds_of_live_epochs(re
     assert ["0.99", "reached by 0 of 2", "2 epochs, 12 s"] in sweep.report().tables["levels"]
 
 
+def test_an_accuracy_of_float32_reaches_what_it_is_printed_as(records: Records) -> None:
+    trials = [Trial(False, seed, val=0.81999999, curve=(0.5, 0.79999995, 0.81999999)) for seed in (0, 1)]
+    sweep = records.sweep(trials)
+    record = collect(sweep.store, read(sweep.store, None))
+    assert [(row.epochs, row.reached) for row in figures.reached(record, (0.8, 0.82, 0.83))] == [(2, 2), (3, 2)]
+    rows = sweep.report().tables["levels"]
+    assert [row[1] for row in rows[1:]] == ["1 epoch, 2 s", "2 epochs, 4 s", "2 epochs, 4 s", "2 epochs, 4 s"]
+
+
+def test_the_line_of_epochs_to_an_accuracy_says_what_the_table_says(records: Records) -> None:
+    trials = [
+        Trial(trainable, seed, val=top, curve=(0.3, 0.51, 0.605 + 0.1 * seed, top))
+        for trainable, top in ((False, 0.8), (True, 0.96))
+        for seed in (0, 1, 2)
+    ]
+    sweep = records.sweep(trials)
+    record = collect(sweep.store, read(sweep.store, None))
+    figure = figures.epochs_to_reach(record).figure
+    assert figure is not None
+    lines = {line.get_label(): line for line in figure.axes[0].lines if not str(line.get_label()).startswith("_")}
+    told = 0
+    for row in figures.reached(record):
+        levels, epochs = (np.asarray(data).tolist() for data in lines[row.kind].get_data())
+        assert lines[row.kind].get_drawstyle() == "steps-pre", "a step holds from the accuracy before it on"
+        drawn = next((epoch for level, epoch in zip(levels, epochs, strict=True) if level >= row.accuracy - 1e-6), None)
+        if row.accuracy >= levels[0]:
+            assert drawn == row.epochs
+            told += 1
+    assert told > 6
+
+
+@pytest.mark.parametrize("times", [(10.7, 10.7), (10.698, 10.702), (0.01, 0.011), (5.0, 7.5), (2.0, 9.0)])
+def test_times_are_readable_on_their_axis_without_an_offset(records: Records, times: tuple[float, float]) -> None:
+    trials = [Trial(bool(place), once={"epoch_seconds_live": seconds}) for place, seconds in enumerate(times)]
+    sweep = records.sweep(trials)
+    with drawing.styled():
+        drawn = figures.accuracy_against_time(collect(sweep.store, read(sweep.store, None)))
+        assert drawn.figure is not None
+        drawn.figure.savefig(io.BytesIO())
+    (axes,) = drawn.figure.axes
+    low, high = axes.get_xlim()
+    labels = [float(label.get_text()) for label in axes.get_xticklabels() if low <= label.get_position()[0] <= high]
+    assert axes.xaxis.get_offset_text().get_text() == axes.yaxis.get_offset_text().get_text() == ""
+    assert len(labels) >= 3
+    assert 0 <= low < times[0]
+    assert high - low >= 0.19 * times[0]
+    assert ("logarithmic" in axes.get_xlabel()) is (times == (2.0, 9.0))
+
+
+def rates(*differences: tuple[float, float], trainable: bool = False) -> list[Trial]:
+    """Trials of one kind: a seed each, without dropout and with two rates of it that do so much better."""
+    return [
+        Trial(trainable, seed, test=0.9 + more, params={"dropout_rate": rate})
+        for seed, each in enumerate(differences)
+        for rate, more in zip((0.0, 0.2, 0.4), (0.0, *each), strict=True)
+    ]
+
+
+def test_the_values_of_another_key_are_paired_over_seeds_with_the_lowest(records: Records) -> None:
+    sweep = records.sweep(rates((0.0, 0.01), (0.0, 0.02), (0.0, 0.03)))
+    contrasts: Any = sweep.numbers()["contrasts"]
+    assert contrasts["dropout_rate"]["frozen"]["interval"]["mean"] == pytest.approx(0.02)
+    text = sweep.report().text
+    half = T_OF_2 * 0.01 / math.sqrt(3)
+    assert "Which dropout_rate?" in text
+    assert "0.4 gave the best median test accuracy, 0.9200 against 0.9000 at 0.0; paired difference +0.0200" in text
+    assert f"95 % interval {0.02 - half:+.4f} to {0.02 + half:+.4f} (paired Student t over seeds, 3 seeds)" in text
+    assert "no clear difference" in text
+    clear = records.sweep(rates((0.0, 0.019), (0.0, 0.02), (0.0, 0.021))).report().text
+    assert "picking the best of 3 flatters it" in clear
+
+
+def test_where_the_lowest_value_is_the_best_it_stands_beside_the_second_best(records: Records) -> None:
+    sweep = records.sweep([*rates((-0.01, -0.03)), *rates((-0.02, 0.01), trainable=True)])
+    text = sweep.report().text
+    assert "Frozen: 0.0 gave the best median test accuracy, 0.9000 against 0.8900 at 0.2; paired difference" in text
+    assert "Fine-tuned: 0.4 gave the best median test accuracy, 0.9100 against 0.9000 at 0.0" in text
+    assert "from one seed, and so no interval" in text
+
+
+def test_values_that_no_equal_trials_had_give_no_interval(records: Records) -> None:
+    trials = [Trial(False, seed, test=0.9 - 0.1 * seed, params={"head_width": 16 * (seed + 1)}) for seed in (0, 1)]
+    text = records.sweep(trials).report().text
+    assert "16 gave the best median test accuracy, 0.9000 against 0.8000 at 32; no pairs, and so no interval." in text
+
+
+def test_few_test_images_and_accuracies_near_guessing_are_warned_of_in_the_card(records: Records) -> None:
+    confusion: dict[str, object] = {"class_names": [*"abcde"], "counts": [[1] * 5] * 5}
+    poor = [replace(trial, confusion=confusion) for trial in seeds([0.2, 0.2], frozen=0.3)]
+    text = records.sweep(poor, test_images=50).report().text
+    assert "the test split has only 50 images, and one of them is 0.0200 of test accuracy" in text
+    assert (
+        "guessing among 5 classes gives 0.2000, and the median test accuracy is not far from it (frozen 0.3000)" in text
+    )
+    good = [replace(trial, confusion=confusion) for trial in seeds([0.02, 0.02])]
+    text = records.sweep(good, test_images=100).report().text
+    assert "Take this for a hint" not in text
+    assert "This says little" not in text
+
+
+def test_a_last_epoch_that_was_the_best_asks_for_more_of_them(records: Records) -> None:
+    trials = [
+        replace(trial, curve=(0.5, 0.7, 0.9) if trial.trainable else (0.5, 0.9, 0.9)) for trial in seeds([0.02, 0.03])
+    ]
+    text = records.sweep(trials).report().text
+    assert "The last epoch was the best one in 2 of 2 fine-tuned trials: more epochs may help it." in text
+    flat = [replace(trial, curve=(0.9, 0.8)) for trial in trials]
+    assert "more epochs may help" not in records.sweep(flat).report().text
+
+
+def test_the_tables_say_what_each_kind_was_given_and_who_paid_for_the_features(records: Records) -> None:
+    trials = seeds([0.02, 0.03])
+    trials[1] = replace(trials[1], once={"feature_extraction_seconds": 12.0})
+    page = records.sweep(trials, test_images=1000).report()
+    for row in (
+        ["learning rate", "0.001", "1e-05"],
+        ["epochs at most", "2", "2"],
+        ["training images", "2,000", "2,000"],
+    ):
+        assert row in page.tables["sides"]
+    assert "lr is the learning rate, w the width of the head, d the dropout rate" in page.text
+    assert "which the first trial pays: trial 1 12 s." in page.text
+
+
 def test_a_sweep_of_one_kind_says_how_to_compare(records: Records) -> None:
     sweep = records.sweep([trial for trial in seeds([0.0, 0.0]) if not trial.trainable])
     page = sweep.report()
@@ -276,6 +424,43 @@ def test_a_sweep_of_one_kind_says_how_to_compare(records: Records) -> None:
     assert "python train.py -m trainable=true,false seed=0,1,2,3,4" in page.text
     assert "fine-tuned" not in [cell for row in page.tables["sides"] for cell in row]
     assert sweep.numbers()["paired"] is None
+
+
+def test_the_command_for_a_comparison_keeps_the_settings_of_the_sweep(records: Records) -> None:
+    fixed = ["dataset=image_folder", "dataset.path='/my photos, of $5'", "+size=smoke", "learning_rate=0.01"]
+    trials = [
+        Trial(False, seed, overrides=shlex.join(["trainable=false", *fixed, f"seed={seed}", f"dropout_rate={rate}"]))
+        for seed in (0, 1)
+        for rate in (0.0, 0.4)
+    ]
+    sweep = records.sweep(trials)
+    page = sweep.report()
+    (command,) = (line for line in page.codes if "train.py -m" in line)
+    assert shlex.split(command)[1:] == [
+        "train.py",
+        "-m",
+        "trainable=true,false",
+        *fixed[:3],
+        "dropout_rate=0.0,0.4",
+        "seed=0,1,2,3,4",
+    ]
+    assert "learning_rate may suit one kind only, and is left to the default." in page.text
+
+
+def test_the_command_for_more_seeds_keeps_lists_and_takes_the_best_of_what_was_sampled(records: Records) -> None:
+    trials = [
+        Trial(
+            trainable,
+            val=0.5 + place / 100,
+            params={"learning_rate": 10**-place, "head_width": width},
+            overrides=f"trainable={trainable} learning_rate={10**-place:g} head_width={width} epochs=3",
+        )
+        for place in range(1, 8)
+        for width in (16, 64)
+        for trainable in (True, False)
+    ]
+    command = records.sweep(trials).graft("compare").stdout
+    assert "train.py -m trainable=true,false learning_rate=1e-07 head_width=16,64 epochs=3 seed=0,1,2,3,4\n" in command
 
 
 @pytest.mark.parametrize("trials", [[], [Trial(False, state="failed", failure="diverged", test=None, val=None)]])

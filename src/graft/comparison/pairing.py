@@ -100,7 +100,7 @@ def pair(trials: Sequence[Trial]) -> Pairing:
         for trial in of_kind:
             setting = tuple((key, trial.params.get(key, "")) for key in varied)
             cells[trial.params.get("seed", ""), setting][kind].append(trial)
-    whole = _balanced({cell for cell, members in cells.items() if all(members.values())})
+    whole = balanced({cell for cell, members in cells.items() if all(members.values())})
     pairs = [_pair(seed, setting, cells[seed, setting]) for seed, setting in whole]
     paired = {number for each in pairs for number in (*each.frozen, *each.finetuned)}
     left_out = [trial.number for of_kind in by_kind.values() for trial in of_kind if trial.number not in paired]
@@ -115,7 +115,7 @@ def _pair(seed: str, setting: Setting, members: Mapping[str, Sequence[Trial]]) -
     return Pair(seed, dict(setting), numbers["frozen"], numbers["fine-tuned"], difference)
 
 
-def _balanced(cells: set[tuple[str, Setting]]) -> list[tuple[str, Setting]]:
+def balanced(cells: set[tuple[str, Setting]]) -> list[tuple[str, Setting]]:
     """The cells without the seeds and settings that lack most, until every seed has every setting.
 
     Differences of seeds with unlike settings could not be told from the differences between settings.

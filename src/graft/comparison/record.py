@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ class TrialRow:
     """One trial as the record has it. Accuracies go from 0 to 1; what was not recorded is None.
 
     `epoch_seconds` is the median of its epochs as they ran, `epoch_seconds_live` what it would be with the backbone run
-    on every image, `total_seconds` the whole trial as it ran. `test_images` is the size of the test split.
+    on every image, `total_seconds` the whole trial as it ran, with the `extraction_seconds` that it paid
+    for features. `test_images` and `training_images` are the sizes of splits, `overrides` what was asked for.
     """
 
     number: int
@@ -45,6 +47,9 @@ class TrialRow:
     checkpoint: str | None
     total_seconds: float | None = None
     test_images: int | None = None
+    training_images: int | None = None
+    extraction_seconds: float | None = None
+    overrides: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str | None:
@@ -93,6 +98,11 @@ class Comparison:
     ui: str = UI
     options: tuple[str, ...] = ()
     report: str | None = None
+
+    @property
+    def served(self) -> bool:
+        """Whether a server shows MLflow's pages, without `make ui`."""
+        return self.ui != UI
 
     @property
     def slow_down(self) -> float | None:
@@ -200,14 +210,24 @@ def _row(store: Store, run: Run) -> TrialRow:
         trainable_parameters=int(metrics["trainable_parameters"]) if "trainable_parameters" in metrics else None,
         checkpoint=f"{run.info.artifact_uri}/checkpoints/best" if has_checkpoint else None,
         total_seconds=metrics.get("total_seconds"),
-        test_images=_test_images(run),
+        test_images=_images(run, "test"),
+        training_images=_images(run, "training"),
+        extraction_seconds=metrics.get("feature_extraction_seconds"),
+        overrides=_words(tags.get("graft.overrides", "")),
     )
 
 
-def _test_images(run: Run) -> int | None:
-    """As `Recorder.log_dataset` noted it."""
+def _words(overrides: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(overrides))
+    except ValueError:  # it was edited
+        return ()
+
+
+def _images(run: Run, split: str) -> int | None:
+    """The size of a split, as `Recorder.log_dataset` noted it."""
     for entry in run.inputs.dataset_inputs if run.inputs else ():
-        if any(tag.key == "mlflow.data.context" and tag.value == "test" for tag in entry.tags):
+        if any(tag.key == "mlflow.data.context" and tag.value == split for tag in entry.tags):
             try:
                 return int(json.loads(entry.dataset.profile or "")["images"])
             except (KeyError, TypeError, ValueError):

@@ -47,7 +47,8 @@ def show(comparison: Comparison, console: Console) -> None:
     if len(comparison.sides) == 2:
         console.print(_sides_table(comparison.sides))
         if found := verdict(comparison):
-            say(f"{found.which}\n{found.by_how_much}\n{found.how_sure}\n{found.cost}")
+            further = f"\n  {found.further}" if found.further else ""
+            say(f"{found.which}\n{found.by_how_much}\n{found.how_sure}{further}\n{found.cost}")
     if len(comparison.sides) < 2 or len(comparison.trials) > 2:
         console.print(_trials_table(comparison.trials))
     for failed in (trial for trial in comparison.trials if trial.state == "failed"):
@@ -56,7 +57,7 @@ def show(comparison: Comparison, console: Console) -> None:
         say(f"\nBest       trial {best.number}: {best.name}")
         say(f"Again      {rerun_command(best.run_id, *comparison.options)}")
         say(f"Checkpoint {best.checkpoint}")
-    say(f"Curves     make ui, then {comparison.curves_page}")
+    say(f"Curves     {'' if comparison.served else 'make ui, then '}{comparison.curves_page}")
     written = comparison.report if comparison.report and Path(comparison.report).is_file() else None
     say(f"Report     {written or graft_command('report', comparison.sweep, *comparison.options)}")
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from graft.comparison.further import further_sweep
 from graft.comparison.interval import METHOD, SAME, Interval
 from graft.comparison.record import Comparison, Side
 
-MORE_SEEDS = "seed=0,1,2,3,4"
+BESIDE = "This makes a new sweep, which stands beside this one:"
 FEW = 4  # seeds, below which the factor t is 4.3 and more
 NARROW = 4  # test images: an interval below it is finer than the test split
 
@@ -21,8 +22,9 @@ class Verdict:
         sure: Whether the interval leaves 0 out.
         which: Which is better.
         by_how_much: In test accuracy.
-        how_sure: The interval and its method, or why there is none and what to type for one.
-        cost: Epoch against epoch, both with the backbone run on every image, and what else was paid.
+        how_sure: The interval and its method, or why there is none and what would give one.
+        further: The command that gives a surer answer; empty where there is no need.
+        cost: Epoch against epoch, with the backbone run on every image, and what else was paid.
     """
 
     better: str
@@ -30,6 +32,7 @@ class Verdict:
     which: str
     by_how_much: str
     how_sure: str
+    further: str
     cost: str
 
 
@@ -52,7 +55,7 @@ def _paired(comparison: Comparison, found: Interval) -> Verdict:
     elif better == "none":
         which = "Neither is better: the test accuracy is the same."
     else:
-        seeds = "the one seed" if found.seeds == 1 else f"all {found.seeds} seeds, by the same"
+        seeds = "the one seed" if found.seeds == 1 else f"{_all_seeds(found)}, by the same"
         which = f"{_subject(better)} came out better in {seeds}."
     pairing = comparison.pairing
     pairs = len(pairing.pairs)
@@ -65,7 +68,9 @@ def _paired(comparison: Comparison, found: Interval) -> Verdict:
     costs = cost(comparison)
     if better == "none" and (comparison.slow_down or 0) > 1:
         costs += " As nothing says that it is better, a frozen backbone is the cheaper choice."
-    return Verdict(better, bool(found.sign), which, by_how_much, _how_sure(comparison, found), costs)
+    how_sure, more = _how_sure(comparison, found)
+    further = further_sweep(comparison) if more else ""
+    return Verdict(better, bool(found.sign), which, by_how_much, how_sure, further, costs)
 
 
 def _unpaired(comparison: Comparison) -> Verdict:
@@ -83,7 +88,8 @@ def _unpaired(comparison: Comparison) -> Verdict:
         f"{_counted(frozen.trials, 'frozen trial')}.{_best_of_each(comparison)} "
         f"They also differ in {differing}, which may be the reason.",
         f"Unknown: without pairs there is no interval. For one, give both kinds the same values of {differing}, and "
-        f"several seeds: {MORE_SEEDS}",
+        f"several seeds. {BESIDE}",
+        further_sweep(comparison),
         cost(comparison),
     )
 
@@ -100,7 +106,8 @@ def _best_of_each(comparison: Comparison) -> str:
     return f" The best of each by validation: {', '.join(told)}."
 
 
-def _how_sure(comparison: Comparison, found: Interval) -> str:
+def _how_sure(comparison: Comparison, found: Interval) -> tuple[str, bool]:
+    """The answer, and whether it ends by asking for more seeds."""
     resolution = _resolution(comparison)
     if found.low is not None and found.high is not None:
         text = f"95 % interval {found.low:+.4f} to {found.high:+.4f} ({METHOD}, {found.seeds} seeds)"
@@ -111,13 +118,13 @@ def _how_sure(comparison: Comparison, found: Interval) -> str:
         )
         if found.high - found.low < NARROW * _one_image(comparison):
             resolution += " Other images may move the difference further than this interval."
-        more = f"{found.seeds} seeds are few; more make it surer: {MORE_SEEDS}" if found.seeds < FEW else ""
+        more = f"{found.seeds} seeds are few; more make it surer. {BESIDE}" if found.seeds < FEW else ""
     elif found.why_none == "no spread":
-        text = f"All {found.seeds} seeds gave the same difference, and without a spread there is no interval."
+        text = f"{_all_seeds(found).capitalize()} gave the same difference, and without a spread there is no interval."
         more = ""
     else:
-        text, more = "Unknown: one seed gives no interval.", f"Several seeds give one: {MORE_SEEDS}"
-    return " ".join(part for part in (text, resolution, more) if part)
+        text, more = "Unknown: one seed gives no interval.", f"Several seeds give one. {BESIDE}"
+    return " ".join(part for part in (text, resolution, more) if part), bool(more)
 
 
 def _resolution(comparison: Comparison) -> str:
@@ -136,13 +143,12 @@ def cost(comparison: Comparison) -> str:
     slow_down = comparison.slow_down or 1.0
     text = (
         f"An epoch of fine-tuning takes {_times(slow_down)} as long: {_seconds(finetuned)} against {_seconds(frozen)} "
-        "seconds, both with the backbone run on every image."
+        "seconds, with the backbone run on every image."
     )
     if frozen.cached_features:
         text += (
-            f" The frozen trials ran on stored features, which are made once: an epoch on them takes "
-            f"{frozen.epoch_seconds:.2g} seconds, and one of fine-tuning "
-            f"{_times(finetuned.epoch_seconds / frozen.epoch_seconds)} as long."
+            " Frozen trials need not run it so often: on stored features, made once, an epoch took "
+            f"{frozen.epoch_seconds:.2g} seconds."
         )
     return text
 
@@ -174,7 +180,13 @@ def _seconds(side: Side) -> str:
 
 
 def _times(ratio: float) -> str:
+    if round(ratio, 1) == 1:
+        return "about"
     return f"{ratio:.1f} times" if ratio < 10 else f"{ratio:.0f} times"
+
+
+def _all_seeds(found: Interval) -> str:
+    return "both seeds" if found.seeds == 2 else f"all {found.seeds} seeds"
 
 
 def _counted(number: int, what: str) -> str:
@@ -183,4 +195,5 @@ def _counted(number: int, what: str) -> str:
 
 def _listed(keys: tuple[str, ...]) -> str:
     shown = ", ".join(keys[:4])
-    return f"{shown} and {len(keys) - 4} more keys" if len(keys) > 4 else shown or "something"
+    more = len(keys) - 4
+    return f"{shown} and {_counted(more, 'more key')}" if more > 0 else shown or "something"

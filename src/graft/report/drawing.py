@@ -43,6 +43,8 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 10,
     "axes.titlesize": 10,
+    "axes.formatter.useoffset": False,  # a tick is to be read without sums
+    "axes.formatter.limits": (-15, 15),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from graft.comparison import TrialRow
-from graft.comparison.interval import METHOD
+from graft.comparison.interval import METHOD, SAME
 from graft.comparison.varied import numbers
 from graft.plots import draw_confusion
 from graft.report.drawing import COLOURS, FAINT, INK, MARKERS, OTHER, PAPER, SIZE, new_figure
@@ -27,7 +27,10 @@ from graft.report.record import SweepRecord
 THIN_CURVES = 40  # beyond it only the medians are drawn
 KEYS_DRAWN = 8
 VALUES_NAMED = 12  # of a key whose values are no numbers
+LEVELS_DRAWN = 400  # steps of a line
 LINES_DRAWN = 500  # of the parallel coordinates
+LOGARITHMIC = " (logarithmic)"
+CLOSE_TIMES = 0.1  # to both sides of the middle; what differs by less looks the same
 ENOUGH_FOR_MEDIAN = 0.5  # part of the trials that have to have reached an accuracy
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99)
 
@@ -68,8 +71,8 @@ def difference(record: SweepRecord) -> Drawn:
     pairing = record.comparison.pairing
     found = pairing.interval
     if found is None or found.seeds < 2:
-        reason = "one seed" if found else "no pairs of frozen and fine-tuned trials"
-        return Drawn(name, title, f"There is {reason}, and so no spread of differences to draw.")
+        reason = "There is one seed" if found else "There are no pairs of frozen and fine-tuned trials"
+        return Drawn(name, title, f"{reason}, and so no spread of differences to draw.")
     by_seed = pairing.by_seed
     figure, axes = new_figure(height=1.6 + 0.24 * min(len(by_seed), 20))
     rows = list(range(len(by_seed), 0, -1))
@@ -110,8 +113,14 @@ def accuracy_against_time(record: SweepRecord) -> Drawn:
             alpha=0.75,
             label=kind or "unknown",
         )
-    _maybe_logarithmic(axes, [trial.epoch_seconds_live or 0.0 for trial in timed], spans=4)
-    axes.set(xlabel="seconds an epoch, backbone run on every image", ylabel="test accuracy")
+    seconds = [trial.epoch_seconds_live or 0.0 for trial in timed]
+    logarithm = _maybe_logarithmic(axes, seconds, spans=4)
+    if not logarithm:
+        axes.set_xlim(*_time_limits(seconds))
+    axes.set(
+        xlabel=f"seconds an epoch, backbone run on every image{LOGARITHMIC if logarithm else ''}",
+        ylabel="test accuracy",
+    )
     _legend(axes)
     cached = " Trials that ran on stored features took less: the table has both." if _any_cached(timed) else ""
     return Drawn(
@@ -224,8 +233,7 @@ def reached(record: SweepRecord, levels: Sequence[float] = LEVELS) -> list[Reach
 def epochs_to_reach(record: SweepRecord) -> Drawn:
     """Median epochs to a validation accuracy, for every accuracy that half of the trials reached."""
     name, title = "epochs_to_reach", "Epochs to reach an accuracy"
-    fine = [level / 100 for level in range(10, 100)]
-    rows = [row for row in reached(record, fine) if row.epochs is not None]
+    rows = [row for row in reached(record, _levels_reached(record)) if row.epochs is not None]
     if not rows:
         return Drawn(name, title, "No accuracy was reached by half of the trials.")
     at_once = {row.accuracy for row in rows} - {row.accuracy for row in rows if (row.epochs or 0) > 1}
@@ -236,6 +244,7 @@ def epochs_to_reach(record: SweepRecord) -> Drawn:
         of_kind = [row for row in rows if row.kind == kind]
         epochs = [row.epochs or 0 for row in of_kind]
         levels = [row.accuracy for row in of_kind]
+        # What was reached is reached for every accuracy below it, down to the next one.
         axes.plot(levels, epochs, drawstyle="steps-pre", color=COLOURS[kind], linewidth=2, label=kind)
         if of_kind:
             axes.plot(of_kind[-1].accuracy, epochs[-1], MARKERS[kind], color=COLOURS[kind])
@@ -249,6 +258,20 @@ def epochs_to_reach(record: SweepRecord) -> Drawn:
         "trials got there. An epoch is not as long for both: the table below has seconds.",
         figure,
     )
+
+
+def _levels_reached(record: SweepRecord) -> list[float]:
+    """The validation accuracies at which an answer of `reached` may change."""
+    found: list[float] = []
+    for value in sorted({value for trial in record.complete for value in record.best_so_far(trial.number)}):
+        if not found or value - found[-1] > SAME:
+            found.append(value)
+        else:
+            found[-1] = value
+    if len(found) > LEVELS_DRAWN:  # each is exact; some are left out
+        places = range(LEVELS_DRAWN)
+        found = [found[round(place * (len(found) - 1) / (LEVELS_DRAWN - 1))] for place in places]
+    return found
 
 
 def by_key(record: SweepRecord) -> Iterator[Drawn]:
@@ -294,7 +317,7 @@ def _against(record: SweepRecord, trials: Sequence[TrialRow], key: str, name: st
             medians = ", lines are medians"
         else:
             axes.plot([], [], MARKERS[kind], label=kind or "unknown", **style)
-    axes.set(xlabel=f"{key}{' (logarithmic)' if logarithm else ''}", ylabel="test accuracy")
+    axes.set(xlabel=f"{key}{LOGARITHMIC if logarithm else ''}", ylabel="test accuracy")
     _legend(axes)
     others = [other for other in record.varied if other not in (key, "trainable")]
     mixed = f" Trials of one value still differ in {', '.join(others)}." if others else ""
@@ -387,7 +410,10 @@ def confusion(record: SweepRecord) -> Drawn:
         key=lambda error: (-error[0], error[1:]),
     )[:3]
     names = record.class_names
-    worst = "; ".join(f"{names[true]} taken for {names[predicted]}, {count} times" for count, true, predicted in errors)
+    worst = "; ".join(
+        f"{names[true]} taken for {names[predicted]}, {'once' if count == 1 else f'{count} times'}"
+        for count, true, predicted in errors
+    )
     return Drawn(
         name,
         title,
@@ -425,11 +451,24 @@ def _maybe_logarithmic(axes: Axes, values: Sequence[float], spans: float | None 
     wide = logarithmic(found) if spans is None else min(found) > 0 and max(found) / min(found) >= spans
     if wide:
         axes.set_xscale("log")
-        few = max(found) / min(found) < 100  # powers of ten alone would be one or two
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # its own is a formula
+        axes.xaxis.set_major_locator(LogLocator(subs=_labelled(max(found) / min(found))))
         axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))  # its own may be a formula
     return wide
+
+
+def _labelled(span: float) -> tuple[float, ...]:
+    """What is labelled of each power of ten on a logarithmic axis: the fewer of them, the more."""
+    if span < 10:
+        return (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+    return (1.0, 2.0, 5.0) if span < 100 else (1.0,)
+
+
+def _time_limits(seconds: Sequence[float]) -> tuple[float, float]:
+    """The ends of an axis of times: never below 0, and never so near that chance looks like a difference."""
+    low, high = min(seconds), max(seconds)
+    around = max(0.05 * (high - low), CLOSE_TIMES * (low + high) / 2 - (high - low) / 2)
+    return max(0.0, low - around), high + around
 
 
 Ticks = list[tuple[float, str]]

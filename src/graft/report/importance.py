@@ -23,7 +23,7 @@ def importances(record: SweepRecord) -> dict[str, float] | str:
     trials = [trial for trial in record.complete if all(key in trial.params for key in record.varied)]
     keys = [key for key in record.varied if len({trial.params[key] for trial in trials}) > 1]
     if len(keys) < 2:
-        return f"Importance needs two varied keys; this sweep varies {keys[0] if keys else 'none'}."
+        return f"Importance needs two varied keys; this sweep varies {keys[0] if keys else 'no key'}."
     if len(trials) < LEAST_TRIALS:
         return f"Importance needs {LEAST_TRIALS} complete trials; this sweep has {len(trials)}."
     if len({trial.best_val_accuracy for trial in trials}) == 1:

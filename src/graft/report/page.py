@@ -13,13 +13,18 @@ from markupsafe import Markup
 
 from graft.again import graft_command, rerun_command
 from graft.comparison import Comparison, TrialRow
+from graft.comparison.further import dropped, further_sweep
 from graft.comparison.interval import METHOD
-from graft.comparison.verdict import MORE_SEEDS, verdict
+from graft.comparison.verdict import BESIDE, verdict
+from graft.paths import CHECKOUT
+from graft.report.cautions import cautions, more_epochs
 from graft.report.figures import Drawn, Reached, reached
 from graft.report.record import SweepRecord
 
 ROWS = 1000  # of the table; --json has all
 TOP_LEVELS = 4
+KEYS_ANSWERED = 3
+VALUES_NAMED = 4
 STATES = ("complete", "pruned", "failed", "interrupted", "running")
 
 
@@ -60,7 +65,10 @@ def render(record: SweepRecord, shown: Sequence[Shown]) -> str:
         verdict=verdict(compared),
         headline=_headline(record),
         answers=_answers(record),
+        cautions=cautions(record),
         sides=compared.sides,
+        given=_given(record),
+        extraction=_extraction(record),
         slow_down=compared.slow_down,
         figures=[
             {"name": each.drawn.name, "title": each.drawn.title, "caption": each.drawn.caption, "markup": _own(each)}
@@ -76,7 +84,7 @@ def render(record: SweepRecord, shown: Sequence[Shown]) -> str:
         more_rows=max(len(record.trials) - ROWS, 0),
         failures=[trial for trial in record.trials if trial.state == "failed"],
         curves_page=compared.curves_page,
-        served=not compared.ui.startswith("http://127.0.0.1"),
+        served=compared.served,
         pairing=compared.pairing,
         aside={key: both for key, both in compared.pairing.aside.items() if both[0] != both[1]},
         method=METHOD,
@@ -103,11 +111,14 @@ def _headline(record: SweepRecord) -> str:
         return found.which
     if not record.complete:
         return "No trial was completed, so there is nothing to compare yet."
+    one = len(record.complete) == 1
     if record.kinds == ("frozen",):
-        return "All completed trials have a frozen backbone: nothing here says whether fine-tuning is better."
+        have = "The one completed trial has" if one else "All completed trials have"
+        return f"{have} a frozen backbone: nothing here says whether fine-tuning is better."
     if record.kinds == ("fine-tuned",):
-        return "All completed trials are fine-tuned: nothing here says whether a frozen backbone would do."
-    return "The completed trials do not say whether the backbone was frozen."
+        are = "The one completed trial is" if one else "All completed trials are"
+        return f"{are} fine-tuned: nothing here says whether a frozen backbone would do."
+    return f"The completed trial{' does' if one else 's do'} not say whether the backbone was frozen."
 
 
 def _answers(record: SweepRecord) -> list[Answer]:
@@ -116,11 +127,14 @@ def _answers(record: SweepRecord) -> list[Answer]:
     if found := verdict(compared):
         answers += [
             Answer("By how much?", found.by_how_much),
-            Answer("How sure is that?", found.how_sure),
+            Answer("How sure is that?", found.how_sure, found.further),
             Answer("At what cost?", found.cost + _whole_trials(record)),
         ]
     elif record.complete:
-        answers.append(Answer("For a comparison", "Train both kinds, with several seeds:", _both_kinds()))
+        answers.append(Answer("For a comparison", _both_kinds(compared), further_sweep(compared)))
+    answers += _which_value(record)
+    if more := more_epochs(record):
+        answers.append(Answer("Were the epochs enough?", more))
     if best := compared.best:
         tested = f", {best.test_accuracy:.4f} on the test images" if best.test_accuracy is not None else ""
         answers += [
@@ -132,15 +146,63 @@ def _answers(record: SweepRecord) -> list[Answer]:
             ),
             Answer(
                 "How is it run again?",
-                "In Graft's folder, this trains it anew and proves that every number is the same:",
+                f"In {CHECKOUT}, this trains it anew and proves that every number is the same:",
                 rerun_command(best.run_id, *compared.options),
             ),
         ]
     return answers
 
 
-def _both_kinds() -> str:
-    return f"python train.py -m trainable=true,false {MORE_SEEDS}"
+def _which_value(record: SweepRecord) -> list[Answer]:
+    """What is the best value of each key that was varied besides, for each kind of training on its own."""
+    answers = []
+    for key, of_kinds in list(record.contrasts.items())[:KEYS_ANSWERED]:
+        several = len(record.kinds) > 1
+        told = (f"{kind.capitalize()}: {each.told()}" if several else each.told() for kind, each in of_kinds.items())
+        answers.append(Answer(f"Which {key}?", " ".join(told)))
+    return answers
+
+
+def _given(record: SweepRecord) -> list[tuple[str, list[str]]]:
+    """What each kind of training was given, a row of the table side by side each, where it was recorded."""
+    rows: list[tuple[str, list[str]]] = []
+    kinds = [side.kind for side in record.comparison.sides]
+    for label, key in (("learning rate", "learning_rate"), ("epochs at most", "epochs")):
+        cells = [
+            _values([trial.params[key] for trial in record.of_kind(kind) if key in trial.params]) for kind in kinds
+        ]
+        rows.append((label, cells))
+    sizes = [
+        _values([str(trial.training_images) for trial in record.of_kind(kind) if trial.training_images])
+        for kind in kinds
+    ]
+    rows.append(("training images", [f"{int(size):,}" if size.isdecimal() else size for size in sizes]))
+    return [(label, cells) for label, cells in rows if any(cells)]
+
+
+def _values(texts: Sequence[str]) -> str:
+    """The values of a key: a few one by one, of many numbers the lowest and the highest."""
+    try:
+        found = sorted(set(texts), key=float)
+    except ValueError:
+        found = sorted(set(texts))
+    return ", ".join(found) if len(found) <= VALUES_NAMED else f"{found[0]} to {found[-1]}"
+
+
+def _extraction(record: SweepRecord) -> str:
+    """Which trials paid for the features; empty if none did, or it was not recorded."""
+    paid = [trial for trial in record.trials if trial.extraction_seconds]
+    if not paid:
+        return ""
+    first = ", ".join(f"trial {trial.number} {_duration(trial.extraction_seconds or 0.0)}" for trial in paid[:5])
+    more = f" and {len(paid) - 5} more" if len(paid) > 5 else ""
+    return f"Seconds in all hold what the extraction of features took, which the first trial pays: {first}{more}."
+
+
+def _both_kinds(compared: Comparison) -> str:
+    keys = dropped(compared)
+    left = f" {' and '.join(keys)} may suit one kind only, and {'is' if len(keys) == 1 else 'are'} left to the default."
+    return f"Train both kinds, with several seeds.{left if keys else ''} {BESIDE}"
 
 
 def _whole_trials(record: SweepRecord) -> str:

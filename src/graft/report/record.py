@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import tempfile
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from graft.comparison import Comparison, TrialRow
+from graft.comparison.contrast import Contrast, contrast
+from graft.comparison.interval import SAME
 from graft.comparison.varied import varied_keys
 from graft.errors import FatalError
 from graft.loop.result import Confusion
@@ -18,6 +22,8 @@ from graft.recording import CONFUSION
 from graft.tracking.mlflow_store import Store
 
 log = logging.getLogger(__name__)
+
+NOT_CONTRASTED = ("trainable", "seed", "dataset.split_seed")  # no value of a seed is better than another
 
 
 @dataclass(frozen=True)
@@ -28,8 +34,22 @@ class Curve:
     val: tuple[float, ...]
 
     def epochs_to(self, accuracy: float) -> int | None:
-        """How many epochs it took to a validation accuracy of at least `accuracy`; None if it was not reached."""
-        return next((epoch for epoch, value in enumerate(self.val, start=1) if value >= accuracy), None)
+        """How many epochs it took to a validation accuracy of at least `accuracy`; None if it was not reached.
+
+        They are recorded as float32: 0.95999998 is 0.96.
+        """
+        epoch = bisect_left(self.best_so_far, accuracy - SAME)
+        return epoch + 1 if epoch < len(self.best_so_far) else None
+
+    @cached_property
+    def best_so_far(self) -> tuple[float, ...]:
+        """The highest validation accuracy up to each epoch."""
+        return tuple(itertools.accumulate(self.val, max))
+
+    @property
+    def best_is_last(self) -> bool:
+        """Whether no epoch before the last one was as good on the validation images."""
+        return max(self.val[:-1], default=-1.0) < self.val[-1]
 
 
 @dataclass(frozen=True)
@@ -65,9 +85,23 @@ class SweepRecord:
     def varied(self) -> tuple[str, ...]:
         return varied_keys(self.trials)
 
+    @cached_property
+    def contrasts(self) -> Mapping[str, Mapping[str, Contrast]]:
+        """The values of each key that was varied besides, set side by side for each kind of training on its own."""
+        found = {
+            key: {kind: each for kind in self.kinds if (each := contrast(self.of_kind(kind), key))}
+            for key in self.varied
+            if key not in NOT_CONTRASTED
+        }
+        return {key: of_kinds for key, of_kinds in found.items() if of_kinds}
+
     def of_kind(self, kind: str | None) -> list[TrialRow]:
         """The complete trials of a kind."""
         return [trial for trial in self.complete if trial.kind == kind]
+
+    def best_so_far(self, number: int) -> tuple[float, ...]:
+        """The highest validation accuracy of a trial up to each epoch; empty if it recorded none."""
+        return self.curves[number].best_so_far if number in self.curves else ()
 
     def everywhere(self, key: str) -> str | None:
         """The value of a param, if all trials have the same."""

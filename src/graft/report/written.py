@@ -11,6 +11,7 @@ from graft.config import TrackingConfig
 from graft.errors import ConfigError
 from graft.paths import records
 from graft.report import drawing, figures, page
+from graft.report.cautions import cautions
 from graft.report.importance import importances
 from graft.report.record import SweepRecord, collect
 from graft.tracking.mlflow_store import Store, open_store
@@ -65,6 +66,10 @@ def as_json(written: Written) -> dict[str, object]:
         **comparison.as_json(record.comparison),
         "varied": list(record.varied),
         "epochs_to_reach": [asdict(row) for row in figures.reached(record)],
+        "contrasts": {
+            key: {kind: asdict(each) for kind, each in of_kinds.items()} for key, of_kinds in record.contrasts.items()
+        },
+        "cautions": cautions(record),
         "importances": found if isinstance(found, dict) else None,
         "confusion": None
         if record.confusion is None
