@@ -537,3 +537,22 @@ def test_a_heavy_figure_is_a_picture_in_the_page(records: Records, monkeypatch: 
     page = records.sweep(seeds([0.02, 0.03])).report()
     assert sum(each.startswith("data:image/png;base64,") for each in page.loads) == len(page.figures)
     assert isinstance(page, Page)
+
+
+def test_a_record_that_was_edited_ends_in_no_traceback(records: Records) -> None:
+    trials = [Trial(trainable, once={"epoch_seconds_live": 0.0}) for trainable in (True, False)]
+    sweep = records.sweep([*trials, Trial(True, seed=1, test=math.nan, val=math.nan), Trial(False, seed=1)])
+    client = sweep.store.client
+    client.set_tag(sweep.runs[3], "graft.trial", "last")
+    for command in ("compare", "report"):
+        done = sweep.graft(command, sweep.name)
+        assert done.exit_code == 0, done.output
+    assert [trial["number"] for trial in json.loads(sweep.graft("compare", "--json").stdout)["trials"]] == [0, 1, 2]
+
+
+def test_the_best_trial_is_the_one_that_the_sweep_calls_so(records: Records) -> None:
+    sweep = records.sweep([Trial(False, val=0.9), Trial(False, seed=1, val=0.8)])
+    sweep.store.client.set_tag(sweep.parent, "graft.best_trial", "1")
+    assert "Best       trial 1" in sweep.graft("compare").stdout
+    sweep.store.client.set_tag(sweep.parent, "graft.best_trial", "x")
+    assert "Best       trial 0" in sweep.graft("compare").stdout

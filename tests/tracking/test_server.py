@@ -405,6 +405,8 @@ def test_a_damaged_line_is_told_and_the_rest_is_sent(
     for number in range(3):
         epoch(recorder, number)
     recorder.close("complete")
+    while any(thread.name == "record" for thread in threading.enumerate()):  # one is just trying for the last time
+        time.sleep(0.05)
     lines = (folder / "record.jsonl").read_bytes().splitlines(keepends=True)
     (folder / "record.jsonl").write_bytes(b"".join([*lines[:2], b"\xff\x00 nonsense\n", *lines[3:]]))
     line.up()

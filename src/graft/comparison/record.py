@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import statistics
 from collections.abc import Sequence
@@ -87,7 +88,7 @@ class Comparison:
     """A sweep, ready to be printed.
 
     `ui` is where MLflow's pages are, `options` what the `graft` command needs to find this record, and `report` the
-    page that `graft report` wrote last.
+    page that `graft report` wrote last. `best_trial` is the one that the sweep calls the best, by its objective.
     """
 
     sweep: str
@@ -98,6 +99,7 @@ class Comparison:
     ui: str = UI
     options: tuple[str, ...] = ()
     report: str | None = None
+    best_trial: int | None = None
 
     @property
     def served(self) -> bool:
@@ -122,7 +124,9 @@ class Comparison:
 
     @property
     def best(self) -> TrialRow | None:
-        """The complete trial with the highest validation accuracy; None without one."""
+        """The complete trial that its sweep calls the best, or else with the highest validation accuracy."""
+        if named := [trial for trial in self.trials if trial.number == self.best_trial and trial.complete]:
+            return named[0]
         scored = [trial for trial in self.trials if trial.best_val_accuracy is not None and trial.state == "complete"]
         return max(scored, key=lambda trial: trial.best_val_accuracy or 0.0, default=None)
 
@@ -174,8 +178,9 @@ def read(store: Store, sweep: str | None) -> Comparison:
             else "There is no sweep yet: make sweep, or python train.py -m with several values of a key"
         )
     name = parent.data.tags["graft.sweep"]
-    runs = sorted(store.find(kind="trial", sweep=name), key=lambda run: int(run.data.tags["graft.trial"]))
-    trials = tuple(_row(store, run) for run in runs)
+    numbered = {_trial_number(run.data.tags.get("graft.trial")): run for run in store.find(kind="trial", sweep=name)}
+    numbers = sorted(number for number in numbered if number is not None)
+    trials = tuple(_row(store, numbered[number], number) for number in numbers)
     tracking = TrackingConfig(uri=store.uri, artifacts=None, experiment=store.experiment_name)
     return Comparison(
         name,
@@ -186,16 +191,24 @@ def read(store: Store, sweep: str | None) -> Comparison:
         ui=store.uri.rstrip("/") if store.uri.startswith("http") else UI,
         options=tuple(tracking.options()),
         report=parent.data.tags.get(REPORT_TAG),
+        best_trial=_trial_number(parent.data.tags.get("graft.best_trial")),
     )
 
 
-def _row(store: Store, run: Run) -> TrialRow:
-    metrics, tags = run.data.metrics, run.data.tags
+def _trial_number(tag: str | None) -> int | None:
+    """None if it is no number, because the record was edited."""
+    return int(tag) if tag is not None and tag.isdecimal() else None
+
+
+def _row(store: Store, run: Run, number: int) -> TrialRow:
+    # What is no number, as of a run that was edited, was not measured.
+    metrics = {name: value for name, value in run.data.metrics.items() if math.isfinite(value)}
+    tags = run.data.tags
     epochs = store.client.get_metric_history(run.info.run_id, "epoch_seconds") if "epoch_seconds" in metrics else []
     history: History = [{"epoch_seconds": metric.value} for metric in sorted(epochs, key=lambda metric: metric.step)]
     has_checkpoint = "best_val_accuracy" in metrics
     return TrialRow(
-        number=int(tags["graft.trial"]),
+        number=number,
         run_id=run.info.run_id,
         name=run.info.run_name,
         state=tags.get("graft.state", "running"),
@@ -205,7 +218,7 @@ def _row(store: Store, run: Run) -> TrialRow:
         test_accuracy=metrics.get("test_accuracy"),
         overfit_gap=metrics.get("overfit_gap"),
         epoch_seconds=typical_epoch_seconds(history) if history else None,
-        epoch_seconds_live=metrics.get("epoch_seconds_live"),
+        epoch_seconds_live=metrics.get("epoch_seconds_live") or None,
         cached_features=tags.get("graft.features") == "cached",
         trainable_parameters=int(metrics["trainable_parameters"]) if "trainable_parameters" in metrics else None,
         checkpoint=f"{run.info.artifact_uri}/checkpoints/best" if has_checkpoint else None,

@@ -21,7 +21,7 @@ from graft.comparison.interval import METHOD, SAME
 from graft.comparison.varied import numbers
 from graft.plots import draw_confusion
 from graft.report.drawing import COLOURS, FAINT, INK, MARKERS, OTHER, PAPER, SIZE, new_figure
-from graft.report.importance import importances, logarithmic
+from graft.report.importance import MOST_TRIALS, importances, logarithmic
 from graft.report.record import SweepRecord
 
 THIN_CURVES = 40  # beyond it only the medians are drawn
@@ -337,7 +337,9 @@ def importance(record: SweepRecord) -> Drawn:
     axes.set(xlabel="part in the differences of validation accuracy", xlim=(0, 1.12))
     axes.grid(axis="y", visible=False)
     chance = " What is below seed decided less than chance." if "seed" in found else ""
-    few = f" From {len(record.complete)} trials, so take it for a hint." if len(record.complete) < 50 else ""
+    trials = len(record.complete)
+    few = f" From {trials} trials, so take it for a hint." if trials < 50 else ""
+    few = f" From at most {MOST_TRIALS} of the {trials:,} trials, evenly spread." if trials > MOST_TRIALS else few
     return Drawn(name, title, f"By Optuna's fANOVA, over the complete trials.{chance}{few}", figure)
 
 

@@ -12,16 +12,22 @@ from graft.comparison.varied import numbers
 from graft.report.record import SweepRecord
 
 LEAST_TRIALS = 8  # fewer say nothing about two keys at once
+MOST_TRIALS = 120  # of more, so many, evenly spread: the time grows with their square
+MOST_TEXTS = 12  # different values of a key that is no number; more are as good as a name for each trial
 SPANS_DECADES = 20  # highest by lowest value, from which a key is seen on a logarithmic scale
 
 
 def importances(record: SweepRecord) -> dict[str, float] | str:
     """The part of each varied key in how the validation accuracy differs, the largest first; they add up to 1.
 
-    `seed` is one of them where it varies: a key below it decides less than chance. Where nothing can be said, why.
+    `seed` is one of them where it varies, in up to twelve values: a key below it decides less than chance. Where
+    nothing can be said, why.
     """
     trials = [trial for trial in record.complete if all(key in trial.params for key in record.varied)]
+    step = -(-len(trials) // MOST_TRIALS)
+    trials = trials[::step] if step else trials
     keys = [key for key in record.varied if len({trial.params[key] for trial in trials}) > 1]
+    keys = [key for key in keys if not isinstance(_column(trials, key)[0][0], str) or _texts(trials, key) <= MOST_TEXTS]
     if len(keys) < 2:
         return f"Importance needs two varied keys; this sweep varies {keys[0] if keys else 'no key'}."
     if len(trials) < LEAST_TRIALS:
@@ -38,10 +44,14 @@ def importances(record: SweepRecord) -> dict[str, float] | str:
             distributions = {key: distribution for key, (_, distribution) in columns.items()}
             value = trial.best_val_accuracy
             study.add_trial(create_trial(value=value, params=params, distributions=distributions))
-        found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+        found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(n_trees=32, seed=0))
     finally:
         optuna.logging.set_verbosity(level)
     return {key: float(value) for key, value in found.items()}
+
+
+def _texts(trials: list[TrialRow], key: str) -> int:
+    return len({trial.params[key] for trial in trials})
 
 
 def logarithmic(values: list[float]) -> bool:
