@@ -78,7 +78,7 @@ def turn(config: Config, *, recorded: bool) -> tuple[float, float]:
             occasion = Occasion(directory, MemoryRecorder(), {"graft.kind": "single"})
             with opened(config, prepared, occasion, lambda: None) as (recorder, mlflow_recorder):
                 fitted = gradient_tape.fit(prepared.trainer, prepared.data, config, directory, recorder, lambda: None)
-                leave_behind(config, fitted, mlflow_recorder, directory, prepared.data.class_names)
+                leave_behind(config, prepared.data.class_names, fitted, mlflow_recorder, directory)
                 recorder.log_metrics({**fitted.summary(), "total_seconds": time.perf_counter() - started})
                 recorder.close("complete")
         else:
