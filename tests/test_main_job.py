@@ -406,7 +406,7 @@ def test_a_sweep_whose_best_model_cannot_be_logged_is_complete_and_says_how_to_l
     assert done.returncode == 0, done.stdout + done.stderr
     assert fails in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-    command = re.search(r"To log it: (graft log-model \w+)", done.stdout + done.stderr)
+    command = re.search(r"To log it: (\S*graft log-model \w+)", done.stdout + done.stderr)
     assert command is not None
     client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
     experiment = client.get_experiment_by_name("graft")

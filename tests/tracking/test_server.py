@@ -135,7 +135,8 @@ def test_a_server_that_is_gone_for_a_while_misses_nothing(
     assert points(server, run) == expected(12)
     assert (run.info.status, run.data.params, run.data.tags["graft.state"]) == ("FINISHED", {"seed": "7"}, "complete")
     assert Path(server.client.download_artifacts(run.info.run_id, "config.yaml")).read_text() == "seed: 7"
-    assert caplog.text.count("cannot be written to (connection refused). What is said waits in") == 1
+    reasons = re.findall(r"cannot be written to \((.*)\). What is said waits", caplog.text)
+    assert reasons in (["connection refused"], ["the connection broke"])
     assert caplog.text.count("has the whole record again") == 1
     last = server.client.get_metric_history(run.info.run_id, "val_accuracy")[-1]
     assert abs(last.timestamp / 1000 - said_at) < 1, "a point has the time at which it was said"

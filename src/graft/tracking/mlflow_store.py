@@ -221,8 +221,8 @@ def reason_of(error: BaseException) -> str:
     """What an error of MLflow's says, in a line: of an HTTP library's nested ones the innermost."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, ConnectionError) and cause.strerror:
-            return cause.strerror.lower()
+        if isinstance(cause, ConnectionError):
+            return (cause.strerror or "the connection broke").lower()
         if isinstance(cause, TimeoutError):
             return "no answer in time"
         cause = cause.__cause__ or cause.__context__
