@@ -5,7 +5,8 @@
 First a run that is recorded in MLflow (parameters, metrics, plots, artifacts) and the same with the recorder that keeps
 everything in memory, in turns in one process. Epochs are timed without what is recorded between them, so what a run
 takes beyond its epochs holds all that recording costs; the difference of the two is compared with the whole run. Then
-six processes that each record an epoch's metrics, again and again, in one SQLite file, and one that does it alone.
+six processes that each record an epoch's metrics, again and again, in one SQLite file, without a pause and with one,
+and one process that does it alone.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from graft.paths import CHECKOUT
 
 WRITERS = 6
 EPOCHS_EACH = 100
+PAUSE_SECONDS = 0.5  # no training has shorter epochs and so many writers
 METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "epoch_seconds", "images_per_second")
 
 
@@ -35,13 +37,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="runs of each kind")
     parser.add_argument("--epochs", type=int, default=10, help="of each run")
-    parser.add_argument("--write", nargs=3, metavar=("HOME", "FOLDER", "WRITERS"), help=argparse.SUPPRESS)
+    parser.add_argument("--only-writers", action="store_true", help="no runs")
+    parser.add_argument("--write", nargs=4, metavar=("HOME", "FOLDER", "WRITERS", "PAUSE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.write:
-        home, folder, count = options.write
-        write(Path(home), Path(folder), int(count))
+        home, folder, count, pause = options.write
+        write(Path(home), Path(folder), int(count), float(pause))
         return
-    runs(options.rounds, options.epochs)
+    if not options.only_writers:
+        runs(options.rounds, options.epochs)
     writers()
 
 
@@ -90,20 +94,24 @@ def turn(config: Config, *, recorded: bool) -> tuple[float, float]:
 
 def writers() -> None:
     home = Path(os.environ["GRAFT_HOME"])
-    print("| writers on one SQLite file | ms an epoch: median | 99th percentile | most |\n|---|---|---|---|")
-    for count in (1, WRITERS):
+    print("| writers on one SQLite file | ms an epoch: median | mean | 99th percentile | most |\n|---|---|---|---|---|")
+    for count, pause in ((1, 0.0), (WRITERS, 0.0), (WRITERS, PAUSE_SECONDS)):
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, __file__, "--write", str(home)]
             started = [
-                subprocess.Popen([*command, f"{folder}/{number}", str(count)], stdout=subprocess.PIPE, text=True)
+                subprocess.Popen(
+                    [*command, f"{folder}/{number}", str(count), str(pause)], stdout=subprocess.PIPE, text=True
+                )
                 for number in range(count)
             ]
             told = [process.communicate()[0] for process in started]
         taken = sorted(float(line) * 1000 for text in told for line in text.split())
-        print(f"| {count} | {statistics.median(taken):.1f} | {taken[int(len(taken) * 0.99)]:.1f} | {taken[-1]:.1f} |")
+        columns = statistics.median(taken), statistics.mean(taken), taken[int(len(taken) * 0.99)], taken[-1]
+        name = f"{count}{f', {pause:g} s between epochs' if pause else ''}"
+        print(f"| {name} | {' | '.join(f'{column:.1f}' for column in columns)} |", flush=True)
 
 
-def write(home: Path, folder: Path, writers: int) -> None:
+def write(home: Path, folder: Path, writers: int, pause: float) -> None:
     """Records epochs as a run does, once all writers are there, and prints the seconds that each took."""
     from graft.tracking.mlflow_recorder import MlflowRecorder
 
@@ -115,6 +123,7 @@ def write(home: Path, folder: Path, writers: int) -> None:
         started = time.perf_counter()
         recorder.log_metrics(dict.fromkeys(METRICS, epoch / 7), step=epoch)
         print(time.perf_counter() - started, flush=True)
+        time.sleep(pause)
     recorder.close("complete")
 
 
