@@ -22,7 +22,7 @@ from filelock import FileLock
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from selenium.webdriver.remote.webelement import WebElement
-from tests.browser import Browser, chromium, wait_for
+from tests.browser import Browser, chromium, text_of, wait_for
 from tests.conftest import backbone_at, run_command
 from tests.serving import free_port, serving
 from typer.testing import CliRunner
@@ -241,6 +241,21 @@ def test_the_page_that_compare_names_has_both_curves_in_one_chart(sweep: Sweep, 
         run.info.run_name: [m.value for m in sweep.client.get_metric_history(run.info.run_id, "val_accuracy")]
         for run in sweep.children
     }
+
+
+def test_the_links_of_the_report_open(sweep: Sweep, ui: str, tmp_path: Path) -> None:
+    (report,) = re.findall(r"^Report +(/\S+)", sweep.compare(), re.MULTILINE)
+    with chromium(tmp_path) as browser:
+        browser.get(Path(report).as_uri())
+        links = {link.text: link.get_attribute("href") for link in browser.find_elements("css selector", "a")}
+        opened = {text: str(link).replace("http://127.0.0.1:5000", ui) for text, link in links.items()}
+        for run in sweep.children:
+            browser.get(opened.pop(run.data.tags["graft.trial"]))
+            wait_for(browser, lambda page, name=run.info.run_name: name in text_of(page), "the trial's page")
+            assert run.info.run_id in text_of(browser)
+        (page,) = opened.values()
+        browser.get(page)
+        assert wait_for(browser, lambda page: len(found := curves(page)) == 2 and found, "two curves")
 
 
 def curves(browser: Browser) -> dict[str, list[float]]:

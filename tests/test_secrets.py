@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tests.processes import Training
 from typer.testing import CliRunner
 
 from graft.cli import app
+from graft.errors import ConfigError
 from graft.secrets import Secrets
 
 SECRET = "geheim-4711"
@@ -149,6 +151,25 @@ def test_what_is_swept_and_what_goes_wrong_are_hidden(home: Path, tmp_path: Path
     assert training.wait() == 2
     assert "backbone.url" in training.errors
     assert SECRET not in training.errors + training.printed
+
+
+def test_errors_and_what_they_came_from_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAFT_TEST_SECRET", SECRET)
+    secrets = Secrets.of(OmegaConf.create({"path": "${oc.env:GRAFT_TEST_SECRET}"}))
+
+    @secrets.out_of_errors()
+    def fail() -> None:
+        try:
+            Path(SECRET, "gone").read_bytes()
+        except OSError as error:
+            raise ConfigError([f"path={SECRET}: no such file"]) from error
+
+    with pytest.raises(ConfigError) as caught:
+        fail()
+    told = "".join(traceback.format_exception(caught.value)) + str(caught.value.problems)
+    assert SECRET not in told
+    assert "path=${oc.env:GRAFT_TEST_SECRET}: no such file" in told
+    assert "'${oc.env:GRAFT_TEST_SECRET}/gone'" in told
 
 
 def test_logs_are_watched(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -47,26 +47,17 @@ def train(composed: DictConfig) -> float | dict[str, float]:
         ConfigError: before anything is started or recorded.
         FailedTrial: if training cannot give a result; the record says so.
     """
-    if trial.current():
-        return _train(composed, _trial_stop_reason)
-    with Interruption() as interruption:
-        return _train(composed, lambda: "interrupted" if interruption.requested else None)
-
-
-def _train(composed: DictConfig, stop_reason: StopSignal) -> float | dict[str, float]:
-    started = time.perf_counter()
     secrets = Secrets.of(composed)
     secrets.watch()
-    try:
-        return _train_hidden(composed, secrets, stop_reason, started)
-    except Exception as error:
-        secrets.hide_in(error)
-        raise
+    with secrets.out_of_errors():
+        if trial.current():
+            return _train(composed, secrets, _trial_stop_reason)
+        with Interruption() as interruption:
+            return _train(composed, secrets, lambda: "interrupted" if interruption.requested else None)
 
 
-def _train_hidden(
-    composed: DictConfig, secrets: Secrets, stop_reason: StopSignal, started: float
-) -> float | dict[str, float]:
+def _train(composed: DictConfig, secrets: Secrets, stop_reason: StopSignal) -> float | dict[str, float]:
+    started = time.perf_counter()
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
     config = check(from_hydra(composed))

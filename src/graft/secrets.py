@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, overload
 from urllib.parse import quote
@@ -27,6 +28,7 @@ SHORTEST = 4
 """Characters of a value that is looked for within other texts; a shorter one is found in too many."""
 
 OURS = {"GRAFT_HOME"}
+OF_THE_SYSTEM = ("filename", "filename2", "strerror")  # what an OSError says besides its arguments
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,14 @@ class Secrets:
         """Those of a configuration with its interpolations, as Hydra composed it or a record has it."""
         values: dict[str, str] = {}
         keys: dict[str, str] = {}
+        plain = OmegaConf.to_container(config, resolve=False) if isinstance(config, Container) else config
+        asking = [(key, text) for key, text in _texts(plain) if ASKS_ENVIRONMENT.search(text)]
+        if not asking:
+            return cls()
         node = config if isinstance(config, Container) else OmegaConf.create(config)
-        for key, text in _texts(OmegaConf.to_container(node, resolve=False)):
+        for key, text in asking:
             names = set(FROM_ENVIRONMENT.findall(text))
-            if not ASKS_ENVIRONMENT.search(text) or (names and names <= OURS):
+            if names and names <= OURS:
                 continue
             values |= {os.environ[name]: f"${{oc.env:{name}}}" for name in names - OURS if os.environ.get(name)}
             if key:
@@ -73,11 +79,19 @@ class Secrets:
         """`said`, text or plain data, without any secret: an interpolation in the place of each, or ``***``."""
         return self._out_of(said, "")
 
-    def hide_in(self, error: BaseException) -> None:
-        """Takes them out of what an error says."""
-        error.args = tuple(self.out_of(argument) for argument in error.args)
-        if hasattr(error, "problems"):
-            error.problems = self.out_of(error.problems)
+    @contextmanager
+    def out_of_errors(self) -> Iterator[None]:
+        """Takes them out of what an error says that leaves the block, and of what it came from."""
+        try:
+            yield
+        except Exception as error:
+            told: BaseException | None = error
+            seen = set[int]()
+            while told is not None and id(told) not in seen:
+                self._hide_in(told)
+                seen.add(id(told))
+                told = told.__cause__ or told.__context__
+            raise
 
     def watch(self) -> None:
         """Keeps them out of the logs of this process, from the handlers that there are now."""
@@ -85,6 +99,14 @@ class Secrets:
         for handler in logging.getLogger().handlers:
             if _WATCH not in handler.filters:
                 handler.addFilter(_WATCH)
+
+    def _hide_in(self, error: BaseException) -> None:
+        error.args = tuple(self.out_of(argument) for argument in error.args)
+        attributes = [*vars(error), *(OF_THE_SYSTEM if isinstance(error, OSError) else ())]
+        for name in attributes:
+            value = getattr(error, name)
+            if isinstance(value, str | list | tuple):
+                setattr(error, name, self.out_of(value))
 
     def _out_of(self, said: Any, key: str) -> Any:
         if key in self.keys:

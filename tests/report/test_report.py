@@ -554,5 +554,6 @@ def test_the_best_trial_is_the_one_that_the_sweep_calls_so(records: Records) -> 
     sweep = records.sweep([Trial(False, val=0.9), Trial(False, seed=1, val=0.8)])
     sweep.store.client.set_tag(sweep.parent, "graft.best_trial", "1")
     assert "Best       trial 1" in sweep.graft("compare").stdout
+    assert "0.8000 on the validation images; the sweep chose it by another objective" in sweep.report().text
     sweep.store.client.set_tag(sweep.parent, "graft.best_trial", "x")
     assert "Best       trial 0" in sweep.graft("compare").stdout

@@ -130,7 +130,7 @@ class InMlflow(Case):
         if not (folder / "mlflow.db").exists():
             shutil.copy(migrated(), folder / "mlflow.db")
 
-    def open(self, **more: str) -> Recorder:
+    def open(self, folder: str = "run", **more: str) -> Recorder:
         tracking = TrackingConfig(
             uri=f"sqlite:///{self.folder}/mlflow.db", artifacts=str(self.folder / "artifacts"), experiment="test"
         )
@@ -138,7 +138,7 @@ class InMlflow(Case):
         self.store: Store = open_store(tracking)
         tags = {"graft.kind": "trial", "graft.sweep": "s", "graft.trial": "3"}
         tags |= {f"graft.{name}": value for name, value in more.items()}
-        recorder = MlflowRecorder(tracking, self.folder / "run", name="frozen", tags=tags)
+        recorder = MlflowRecorder(tracking, self.folder / folder, name="frozen", tags=tags)
         self.run_id = recorder.run_id
         return recorder
 
@@ -229,6 +229,20 @@ def test_another_attempt_logs_no_step_twice(kept: type[Case], home: Path) -> Non
     # And the process dies: the run is never closed.
     second = case.open()
     for epoch in range(2, 5):
+        second.log_metrics(EPOCH, step=epoch)
+    second.close("complete")
+    assert case.val_accuracy() == {epoch: [0.875] for epoch in range(5)}
+
+
+def test_another_attempt_on_another_machine_logs_no_step_twice(home: Path) -> None:
+    case = InMlflow(home)
+    first = case.open("here")
+    first.log_params({"seed": 0})
+    for epoch in range(3):
+        first.log_metrics(EPOCH, step=epoch)
+    second = case.open("there")  # where nothing is known of what was said
+    second.log_params({"seed": 0})
+    for epoch in range(5):
         second.log_metrics(EPOCH, step=epoch)
     second.close("complete")
     assert case.val_accuracy() == {epoch: [0.875] for epoch in range(5)}

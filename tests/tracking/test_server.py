@@ -357,29 +357,51 @@ def test_ctrl_c_ends_the_waiting_for_a_server_and_not_the_run(
     assert sync()[0] == 0
 
 
-def test_a_parent_that_was_deleted_is_made_anew_with_its_trials(
-    in_sqlite: TrackingConfig, home: Path, compose_config: Callable[..., DictConfig]
-) -> None:
+@pytest.fixture
+def sweep_of(in_sqlite: TrackingConfig, home: Path, compose_config: Callable[..., DictConfig]) -> SweepStarted:
     config = compose_config("+size=smoke", f"tracking.uri={in_sqlite.uri}", "tracking.experiment=test")
-    client = MlflowClient(in_sqlite.uri)
-    observer, directory = MlflowSweepObserver(), home / "mlruns" / "sweeps" / "one"
-    event = SweepStarted("s", 2, config, {"seed": "0,1"}, False, directory, ("maximize",), ("best_val_accuracy",))
-    parent = observer.sweep_started(event)["parent_run_id"]
-    trial = MlflowRecorder(
-        in_sqlite,
-        directory / "0",
-        name="frozen",
-        tags={"graft.kind": "trial", "graft.sweep": "s", "graft.trial": "0"},
-        parent_run_id=parent,
-    )
+    folder = home / "mlruns" / "sweeps" / "day" / "hour"
+    return SweepStarted("s", 2, config, {"seed": "0,1"}, False, folder, ("maximize",), ("best_val_accuracy",))
+
+
+def trial_of(tracking: TrackingConfig, sweep: SweepStarted, parent: str) -> MlflowRecorder:
+    tags = {"graft.kind": "trial", "graft.sweep": "s", "graft.trial": "0"}
+    return MlflowRecorder(tracking, sweep.directory / "0", name="frozen", tags=tags, parent_run_id=parent)
+
+
+def end(observer: MlflowSweepObserver, sweep: SweepStarted) -> None:
+    folder = sweep.directory / "0"
+    observer.trial_ended(TrialEnded(0, 0, "complete", {}, None, "", ("seed=0",), {}, {}, folder, 1.0))
+    observer.sweep_ended(SweepEnded("s", 2, {"complete": 1, "waiting": 1}, (), 1.0, {}, True))
+
+
+def test_a_parent_that_was_deleted_is_made_anew_with_its_trials(
+    in_sqlite: TrackingConfig, sweep_of: SweepStarted
+) -> None:
+    client, observer = MlflowClient(in_sqlite.uri), MlflowSweepObserver()
+    parent = observer.sweep_started(sweep_of)["parent_run_id"]
+    trial = trial_of(in_sqlite, sweep_of, parent)
     client.delete_run(parent)
     trial.close("complete")
-    ended = TrialEnded(0, 0, "complete", {}, None, "", ("seed=0",), {}, {}, directory / "0", 1.0)
-    observer.trial_ended(ended)
-    observer.sweep_ended(SweepEnded("s", 2, {"complete": 1, "waiting": 1}, (), 1.0, {}, True))
-    again = MlflowSweepObserver().sweep_started(event)["parent_run_id"]
+    end(observer, sweep_of)
+    again = MlflowSweepObserver().sweep_started(sweep_of)["parent_run_id"]
     assert again != parent
     assert client.get_run(str(trial.run_id)).data.tags["mlflow.parentRunId"] == again
+
+
+def test_a_trial_whose_record_is_damaged_keeps_nothing_of_its_sweep_waiting(
+    in_sqlite: TrackingConfig, sweep_of: SweepStarted, caplog: pytest.LogCaptureFixture
+) -> None:
+    observer = MlflowSweepObserver()
+    parent = observer.sweep_started(sweep_of)["parent_run_id"]
+    epoch(trial_of(in_sqlite, sweep_of, parent), 0)
+    record = sweep_of.directory / "0" / "record.jsonl"
+    record.write_bytes(record.read_bytes().replace(b'"begin"', b'"bexin"'))
+    (record.parent / "record.sent").unlink()
+    end(observer, sweep_of)
+    assert "does not say how the run began" in caplog.text
+    run = MlflowClient(in_sqlite.uri).get_run(parent)
+    assert (run.info.status, run.data.metrics["trials_complete"]) == ("KILLED", 1)
 
 
 def test_a_server_that_refuses_a_run_is_told_at_once(

@@ -131,6 +131,11 @@ class Comparison:
         return max(scored, key=lambda trial: trial.best_val_accuracy or 0.0, default=None)
 
     @property
+    def ranked(self) -> list[TrialRow]:
+        """All trials, the one with the highest validation accuracy first, those without one last."""
+        return sorted(self.trials, key=_validated, reverse=True)
+
+    @property
     def test_images(self) -> int | None:
         """How many images the test split has; None if that was not recorded, or differs between the trials."""
         sizes = {trial.test_images for trial in self.trials if trial.complete}
@@ -193,6 +198,10 @@ def read(store: Store, sweep: str | None) -> Comparison:
         report=parent.data.tags.get(REPORT_TAG),
         best_trial=_trial_number(parent.data.tags.get("graft.best_trial")),
     )
+
+
+def _validated(trial: TrialRow) -> float:
+    return -1.0 if trial.best_val_accuracy is None else trial.best_val_accuracy
 
 
 def _trial_number(tag: str | None) -> int | None:

@@ -50,7 +50,7 @@ def show(comparison: Comparison, console: Console) -> None:
             further = f"\n  {found.further}" if found.further else ""
             say(f"{found.which}\n{found.by_how_much}\n{found.how_sure}{further}\n{found.cost}")
     if len(comparison.sides) < 2 or len(comparison.trials) > 2:
-        console.print(_trials_table(comparison.trials))
+        console.print(_trials_table(comparison.ranked))
     for failed in (trial for trial in comparison.trials if trial.state == "failed"):
         say(f"Trial {failed.number} failed ({failed.failure}): {failed.name}")
     if best := comparison.best:
@@ -92,14 +92,11 @@ def _sides_table(sides: Sequence[Side]) -> Table:
     return table
 
 
-def _trials_table(trials: Sequence[TrialRow]) -> Table:
+def _trials_table(ranked: Sequence[TrialRow]) -> Table:
     # What differs between the trials, without what only follows from it.
-    keys = sorted({key for trial in trials for key in trial.params})
-    told = [trial for trial in trials if trial.params]  # one that failed at once has none
+    keys = sorted({key for trial in ranked for key in trial.params})
+    told = [trial for trial in ranked if trial.params]  # one that failed at once has none
     varied = [key for key in keys if len({trial.params.get(key) for trial in told}) > 1]
-    ranked = sorted(
-        trials, key=lambda trial: -1.0 if trial.best_val_accuracy is None else trial.best_val_accuracy, reverse=True
-    )
     more = len(ranked) - SHOWN
     table = Table(title=f"Trials, best first{f' ({more} more with --json)' if more > 0 else ''}", title_justify="left")
     table.add_column("trial", justify="right")
@@ -109,10 +106,10 @@ def _trials_table(trials: Sequence[TrialRow]) -> Table:
         # On a narrow terminal a heading may be broken, a number never.
         shortest = len("+0.0000" if heading.startswith("train") else "0.0000")
         table.add_column(heading, justify="right", overflow="fold", min_width=shortest)
-    on_features = any(trial.cached_features for trial in trials)
+    on_features = any(trial.cached_features for trial in ranked)
     if on_features:
         table.add_column("ran on", overflow="fold", min_width=len("features"))
-    all_complete = all(trial.state == "complete" for trial in trials)
+    all_complete = all(trial.state == "complete" for trial in ranked)
     if not all_complete:
         table.add_column("state", overflow="fold")
     for trial in ranked[:SHOWN]:

@@ -80,7 +80,7 @@ def render(record: SweepRecord, shown: Sequence[Shown]) -> str:
         kinds=record.kinds,
         varied=record.varied,
         cached=any(trial.cached_features for trial in record.trials),
-        rows=[_row(compared, trial, record.varied) for trial in _ranked(record.trials)[:ROWS]],
+        rows=[_row(compared, trial, record.varied) for trial in compared.ranked[:ROWS]],
         more_rows=max(len(record.trials) - ROWS, 0),
         failures=[trial for trial in record.trials if trial.state == "failed"],
         curves_page=compared.curves_page,
@@ -136,12 +136,14 @@ def _answers(record: SweepRecord) -> list[Answer]:
     if more := more_epochs(record):
         answers.append(Answer("Were the epochs enough?", more))
     if best := compared.best:
+        by_accuracy = best.best_val_accuracy == compared.ranked[0].best_val_accuracy
+        chosen = ", by which it was chosen" if by_accuracy else "; the sweep chose it by another objective"
         tested = f", {best.test_accuracy:.4f} on the test images" if best.test_accuracy is not None else ""
         answers += [
             Answer(
                 "Which checkpoint is the best?",
-                f"Trial {best.number} ({best.name}): {best.best_val_accuracy:.4f} on the validation images, by which "
-                f"it was chosen{tested}.",
+                f"Trial {best.number} ({best.name}): {best.best_val_accuracy:.4f} on the validation images"
+                f"{chosen}{tested}.",
                 best.checkpoint or "",
             ),
             Answer(
@@ -229,12 +231,6 @@ def _levels(rows: Sequence[Reached]) -> list[tuple[float, list[Reached]]]:
     """The highest accuracies that were reached, a row of the table each."""
     levels = sorted({row.accuracy for row in rows})[-TOP_LEVELS:]
     return [(level, [row for row in rows if row.accuracy == level]) for level in levels]
-
-
-def _ranked(trials: Sequence[TrialRow]) -> list[TrialRow]:
-    return sorted(
-        trials, key=lambda trial: -1.0 if trial.best_val_accuracy is None else trial.best_val_accuracy, reverse=True
-    )
 
 
 def _row(compared: Comparison, trial: TrialRow, varied: Sequence[str]) -> dict[str, Any]:

@@ -204,8 +204,8 @@ class Delivery:
 
     def _begin_anew(self) -> None:
         """Makes the run, by the first whole word of how it began: that may be damaged where it was said first."""
-        first = next((statement for statement in self._record.statements() if statement.kind in FIRST), None)
-        if first is None:
+        begun = self._record.beginnings()
+        if not begun:
             raise FatalError(f"{self._record.folder}: its record is damaged, and does not say how the run began")
         self._receiver.run_id = None
-        self._receiver.receive(replace(first, start=0))
+        self._receiver.receive(replace(begun[0], start=0))

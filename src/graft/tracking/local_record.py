@@ -133,6 +133,10 @@ class LocalRecord:
                     yield Statement(kind, at, content, start, end)
                 start = end
 
+    def beginnings(self) -> list[Statement]:
+        """How the run or sweep began, once for each attempt; those that are damaged are not among them."""
+        return [statement for statement in self.statements() if statement.kind in FIRST]
+
     @property
     def waiting(self) -> int:
         """How many statements were not sent."""
@@ -173,10 +177,10 @@ def waiting_records(folders: Sequence[Path] = ()) -> list[Path]:
 def latest_sweep() -> tuple[str, str] | None:
     """The sweep of this machine that was recorded last: its name, and the tracking URI that it went to."""
     found = sorted((records() / "sweeps").glob(f"*/*/{NAME}"), key=lambda file: file.stat().st_mtime)
-    for statement in LocalRecord(found[-1].parent).statements() if found else ():
-        if statement.kind == "sweep started":
-            return str(statement.content["sweep"]), str(resolved(statement.content["tracking"])["uri"])
-    return None
+    begun = LocalRecord(found[-1].parent).beginnings() if found else []
+    if not begun or begun[-1].kind != "sweep started":
+        return None
+    return str(begun[-1].content["sweep"]), str(resolved(begun[-1].content["tracking"])["uri"])
 
 
 def is_waiting(record: Path) -> bool:

@@ -96,7 +96,7 @@ class MlflowRun:
         earlier = self._find(tags)
         if earlier is not None:
             self.run_id = earlier.info.run_id
-            self._reopen(earlier, tags, before=statement.start > 0)
+            self._reopen(earlier, tags)
             return
         if statement.start:
             raise FromTheStart
@@ -121,7 +121,7 @@ class MlflowRun:
             found = self.store.find(limit=1, claim=tags.get(CLAIM, ""))
         return found[0] if found else None
 
-    def _reopen(self, run: Run, tags: Mapping[str, str], *, before: bool) -> None:
+    def _reopen(self, run: Run, tags: Mapping[str, str]) -> None:
         client, run_id = self.store.client, run.info.run_id
         client.update_run(run_id, status="RUNNING")
         known = run.data.tags

@@ -58,13 +58,10 @@ class MlflowSweepObserver:
         """
         secrets = Secrets.of(config)
         self._secrets |= secrets  # what is swept comes from the environment, too
-        try:
+        with secrets.out_of_errors():
             checked = from_hydra(config)
             preparation.check(checked)
             return {f"dataset {checked.dataset.name}": _fingerprint(checked.dataset)}
-        except Exception as error:
-            secrets.hide_in(error)
-            raise
 
     def sweep_started(self, event: SweepStarted) -> Mapping[str, str]:
         """Makes the parent run, or takes up the one that the sweep had when it was started before.

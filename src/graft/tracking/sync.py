@@ -17,10 +17,10 @@ from graft.config import TrackingConfig
 from graft.errors import ConfigError, FatalError
 from graft.secrets import resolved
 from graft.tracking.delivery import Delivery, Receiver
-from graft.tracking.local_record import FIRST, NAME, LocalRecord, Statement, is_waiting
+from graft.tracking.local_record import NAME, LocalRecord, Statement, is_waiting
 from graft.tracking.mlflow_recorder import RUN_ID_FILE
 from graft.tracking.mlflow_run import MlflowRun
-from graft.tracking.mlflow_store import reason_of
+from graft.tracking.mlflow_store import is_outage, reason_of
 from graft.tracking.mlflow_sweep import MlflowSweep
 
 log = logging.getLogger(__name__)
@@ -84,13 +84,21 @@ def show(sent: Iterable[Sent], console: Console) -> list[Sent]:
 def send_trial(tracking: TrackingConfig, folder: Path) -> None:
     """Sends what a trial that is over left unsent; its process may have died.
 
+    What is wrong with its record alone is told, and keeps nothing of the sweep waiting.
+
     Raises:
-        Exception: whatever MLflow raises.
+        Exception: if MLflow cannot be reached.
     """
-    if (folder / NAME).exists() and is_waiting(folder / NAME):
-        run = MlflowRun(tracking, folder)
+    if not ((folder / NAME).exists() and is_waiting(folder / NAME)):
+        return
+    run = MlflowRun(tracking, folder)
+    try:
         Delivery(LocalRecord(folder), run, tracking).send()
-        _leave_id(folder, run)
+    except Exception as error:
+        if is_outage(error, tracking.uri):
+            raise
+        log.warning("Not all that is in %s can be sent: %s", folder, reason_of(error))
+    _leave_id(folder, run)
 
 
 def _send(record: LocalRecord, before: int, tracking_uri: str | None) -> Sent:
@@ -115,8 +123,7 @@ def _send(record: LocalRecord, before: int, tracking_uri: str | None) -> Sent:
 
 def _first(record: LocalRecord) -> Statement:
     """How the run began the last time: with the tracking that it was last meant for."""
-    begun = [statement for statement in record.statements() if statement.kind in FIRST]
-    return begun[-1] if begun else Statement("", 0, {}, 0, 0)
+    return next(reversed(record.beginnings()), Statement("", 0, {}, 0, 0))
 
 
 def _tracking_of(first: Statement, uri: str | None) -> TrackingConfig:
