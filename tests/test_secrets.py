@@ -153,6 +153,17 @@ def test_what_is_swept_and_what_goes_wrong_are_hidden(home: Path, tmp_path: Path
     assert SECRET not in training.errors + training.printed
 
 
+def test_names_and_other_spellings_of_a_secret_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAFT_TEST_FOLDER", '/data/of us/geheim "name"')
+    secrets = Secrets.of(OmegaConf.create({"backbone": {"url": "${oc.env:GRAFT_TEST_FOLDER}"}}))
+    for said in (
+        'geheim "name"',
+        '"/data/of us/geheim \\"name\\""',
+        "http://host?at=%2Fdata%2Fof%20us%2Fgeheim%20%22name%22",
+    ):
+        assert "geheim" not in secrets.out_of(said)
+
+
 def test_errors_and_what_they_came_from_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAFT_TEST_SECRET", SECRET)
     secrets = Secrets.of(OmegaConf.create({"path": "${oc.env:GRAFT_TEST_SECRET}"}))

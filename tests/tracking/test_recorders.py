@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -232,6 +233,9 @@ def test_another_attempt_logs_no_step_twice(kept: type[Case], home: Path) -> Non
         second.log_metrics(EPOCH, step=epoch)
     second.close("complete")
     assert case.val_accuracy() == {epoch: [0.875] for epoch in range(5)}
+    if kept is InMlflow:  # nor does it say it again
+        said = [json.loads(line) for line in (home / "run" / "record.jsonl").read_text().splitlines()]
+        assert [each["step"] for each in said if each["kind"] == "metrics"] == list(range(5))
 
 
 def test_another_attempt_on_another_machine_logs_no_step_twice(home: Path) -> None:

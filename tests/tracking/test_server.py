@@ -167,6 +167,8 @@ def test_a_run_may_begin_and_end_while_the_server_is_gone_and_is_sent_later(
     assert points(server, run) == expected(5)
     assert (run.info.status, run.data.tags["graft.failure"]) == ("FAILED", "diverged")
     assert (folder / "checkpoints" / "mlflow_run_id").read_text() == run.info.run_id
+    first, *_, last = (json.loads(line) for line in (folder / "record.jsonl").read_text().splitlines())
+    assert (run.info.start_time, run.info.end_time) == (first["at"], last["at"])
     assert "all that runs on this machine recorded" in sync()[1]
 
 
@@ -218,7 +220,13 @@ def test_an_answer_that_gets_lost_records_nothing_twice(
 
 @pytest.mark.parametrize("goes_on", [True, False], ids=["another attempt", "sync"])
 def test_a_process_that_dies_while_the_server_is_gone_loses_nothing(
-    server: MlflowServer, experiment: str, line: Line, tracking: TrackingConfig, folder: Path, goes_on: bool
+    server: MlflowServer,
+    experiment: str,
+    line: Line,
+    tracking: TrackingConfig,
+    folder: Path,
+    goes_on: bool,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     program = (
         "import os, signal, sys\n"
@@ -245,6 +253,7 @@ def test_a_process_that_dies_while_the_server_is_gone_loses_nothing(
         assert sync()[0] == 0
     run = only_run(server, experiment)
     assert points(server, run) == expected(6 if goes_on else 4)
+    assert "damaged" not in caplog.text
 
 
 @pytest.mark.parametrize("place", ["server", "sqlite"])
@@ -375,18 +384,31 @@ def end(observer: MlflowSweepObserver, sweep: SweepStarted) -> None:
     observer.sweep_ended(SweepEnded("s", 2, {"complete": 1, "waiting": 1}, (), 1.0, {}, True))
 
 
-def test_a_parent_that_was_deleted_is_made_anew_with_its_trials(
+def test_a_parent_that_was_deleted_is_made_anew_with_the_trials_that_it_had(
     in_sqlite: TrackingConfig, sweep_of: SweepStarted
 ) -> None:
     client, observer = MlflowClient(in_sqlite.uri), MlflowSweepObserver()
     parent = observer.sweep_started(sweep_of)["parent_run_id"]
     trial = trial_of(in_sqlite, sweep_of, parent)
-    client.delete_run(parent)
     trial.close("complete")
-    end(observer, sweep_of)
+    client.delete_run(parent)
     again = MlflowSweepObserver().sweep_started(sweep_of)["parent_run_id"]
     assert again != parent
     assert client.get_run(str(trial.run_id)).data.tags["mlflow.parentRunId"] == again
+
+
+def test_a_trial_that_was_told_of_a_parent_that_is_gone_gets_the_new_one(
+    in_sqlite: TrackingConfig, sweep_of: SweepStarted
+) -> None:
+    client, observer = MlflowClient(in_sqlite.uri), MlflowSweepObserver()
+    gone = observer.sweep_started(sweep_of)["parent_run_id"]
+    client.delete_run(gone)
+    parent = MlflowSweepObserver().sweep_started(sweep_of)["parent_run_id"]
+    trial = trial_of(in_sqlite, sweep_of, gone)  # it was queued before
+    trial.close("complete")
+    end(observer, sweep_of)
+    assert client.get_run(str(trial.run_id)).data.tags["mlflow.parentRunId"] == parent
+    assert client.get_run(parent).info.status == "KILLED"
 
 
 def test_a_trial_whose_record_is_damaged_keeps_nothing_of_its_sweep_waiting(
