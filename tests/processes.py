@@ -22,6 +22,7 @@ PROCESSES.set_forkserver_preload(
         "graft.command",
         "graft.features.extract",
         "graft.loop.gradient_tape",
+        "graft.loop.keras_fit",
         "graft.plots",
         "graft.run",
         "graft.tracking.mlflow_recorder",

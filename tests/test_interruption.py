@@ -166,6 +166,18 @@ def test_a_run_that_is_struck_down_time_and_again_ends_as_if_it_had_not_been(lab
     assert len(record.run.inputs.dataset_inputs) == 3
 
 
+def test_keras_fit_is_struck_down_and_goes_on_likewise(lab: Laboratory, whole: Record) -> None:
+    for blow in (Blow(CHECKPOINT, 2, after=True), Blow(RECORDED, 4, after=True, signal=signal.SIGINT)):
+        assert lab.start("keras", "loop=keras_fit", blow=blow).wait() in (-signal.SIGKILL, 130)
+    assert lab.saved("keras") > 1
+    lab.finish("keras", "loop=keras_fit")
+    lab.finish("keras whole", "loop=keras_fit")
+    assert lab.record("keras").untimed == lab.record("keras whole").untimed
+    assert lab.best("keras") == lab.best("keras whole")
+    for name, points in lab.record("keras").untimed.items():
+        assert points == pytest.approx(whole.untimed[name], abs=1e-6)
+
+
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(lab: Laboratory, whole: Record) -> None:
     lab.start("damaged", blow=Blow(RECORDED, 4)).wait()
     newest = lab.folder / "damaged/checkpoints/latest/ckpt-3.data-00000-of-00001"
@@ -344,6 +356,7 @@ KINDS = {
     "frozen": ("trainable=false", "augment=none", "epochs=60"),
     "finetuned": ("epochs=30",),
     "probe": ("init_head=probe", "augment=none", "epochs=30"),
+    "keras_fit": ("loop=keras_fit", "epochs=30"),
 }
 KILLS_A_KIND = 8
 KILLS_IN_A_SWEEP = 6

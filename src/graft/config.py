@@ -79,7 +79,7 @@ class FeaturesConfig(Group):
 
 
 class LoopConfig(Group):
-    name: Literal["gradient_tape"] = Field(description="gradient_tape")
+    name: Literal["gradient_tape", "keras_fit"] = Field(description="gradient_tape or keras_fit")
     log_every: PositiveInt = Field(description="a whole number of training steps from 1")
 
 

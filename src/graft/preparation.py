@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from graft.backbones import SavedBackbone
     from graft.data.pipeline import Data, Inputs
     from graft.features.store import Features
-    from graft.loop.gradient_tape import Trainer
+    from graft.loop.trained_model import TrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Prepared:
 
     data: Data
     backbone: SavedBackbone
-    trainer: Trainer
+    trainer: TrainedModel
     features: Features | None = None
 
     @property
@@ -113,7 +113,7 @@ def _find(config: Config) -> tuple[Data, SavedBackbone, Hashable]:
 
 @dataclass(frozen=True)
 class _Warm:
-    trainer: Trainer
+    trainer: TrainedModel
     pretrained: list[npt.NDArray[np.float32]]  # what training changed in the backbone
     draws: bool  # the backbone has random numbers of its own, which would go on from run to run
 
@@ -144,26 +144,28 @@ def _stored_features(
     return replace(features, extraction_seconds=0.0) if kept else features, inputs
 
 
-def _trainer(config: Config, backbone: SavedBackbone, data: Data, features: Features | None = None) -> Trainer:
+def _trainer(config: Config, backbone: SavedBackbone, data: Data, features: Features | None = None) -> TrainedModel:
     """The untrained model and its compiled steps."""
-    from graft.loop.gradient_tape import Trainer
+    from graft import loop
     from graft.model import BACKBONE, build_head, build_model, reset
 
+    new_trainer = loop.of(config).Trainer
     classes = len(data.class_names)
 
     def build() -> _Warm:
         runtime.forget(config)
         if features is not None:
-            return _Warm(Trainer(build_head(features.width, config, classes=classes), config), [], draws=False)
+            return _Warm(new_trainer(build_head(features.width, config, classes=classes), config), [], draws=False)
         log.info("The first epoch also makes TensorFlow's graph of the model, and so takes longer than the others")
         layer = backbones.hub_layer(backbone, config.backbone, config.trainable, image_size=config.image_size)
         model = build_model(layer, config, classes=classes)
         pretrained = model.get_layer(BACKBONE).get_weights() if config.trainable else []
-        return _Warm(Trainer(model, config), pretrained, draws=backbones.draws(layer))
+        return _Warm(new_trainer(model, config), pretrained, draws=backbones.draws(layer))
 
     traced = config.model_dump_json(
         include={
             "backbone",
+            "loop",
             "optimizer",
             "trainable",
             "head_width",

@@ -148,7 +148,7 @@ def run(config: Config, recorder: Recorder, directory: Path, stop_reason: StopSi
 def _fit(
     config: Config, prepared: Prepared, recorder: Recorder, directory: Path, stop_reason: StopSignal
 ) -> TrainResult:
-    from graft.loop import gradient_tape
+    from graft import loop
 
     data, features = prepared.data, prepared.features
     probe: dict[str, float] = {}
@@ -157,7 +157,7 @@ def _fit(
         extraction_seconds = attempts.paid(directory, "extraction", features.extraction_seconds)
     if config.init_head == "probe":
         probe, extraction_seconds = _probe(config, prepared, directory)
-    result = gradient_tape.fit(prepared.trainer, data, config, directory, recorder, stop_reason)
+    result = loop.of(config).fit(prepared.trainer, data, config, directory, recorder, stop_reason)
     if features is None:
         return replace(result, probe=probe, feature_extraction_seconds=extraction_seconds)
     return replace(
@@ -175,7 +175,7 @@ def _probe(config: Config, prepared: Prepared, directory: Path) -> tuple[dict[st
 
     Source: Kumar et al., Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution, ICLR 2022.
     """
-    from graft.loop import gradient_tape
+    from graft import loop
     from graft.model import head_of
     from graft.tracking.recorder import MemoryRecorder
 
@@ -185,7 +185,7 @@ def _probe(config: Config, prepared: Prepared, directory: Path) -> tuple[dict[st
     assert probe.features is not None
     extraction_seconds = attempts.paid(directory, "extraction", probe.features.extraction_seconds)
     # A few seconds, so it is not stopped half-way; its own checkpoints make it a matter of none in a second attempt.
-    result = gradient_tape.fit(probe.trainer, probe.data, frozen, directory, MemoryRecorder(), lambda: None)
+    result = loop.of(frozen).fit(probe.trainer, probe.data, frozen, directory, MemoryRecorder(), lambda: None)
     best, head = head_of(probe.model).trainable_variables, head_of(prepared.model).trainable_variables
     for variable, trained in zip(head, best, strict=True):
         variable.assign(trained)

@@ -61,6 +61,6 @@ def save(module: tf.Module, folder: Path) -> Path:
         root.__call__.get_concrete_function(tf.TensorSpec((None, None, None, 3), tf.float32), training=training)
     root.variables = list(module.variables)
     root.trainable_variables = list(module.trainable_variables)
-    root.regularization_losses = []
+    root.regularization_losses = getattr(module, "regularization_losses", [])
     tf.saved_model.save(root, str(folder))
     return folder

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 from tests.conftest import composed
 from tests.loop.laboratory import Laboratory
 
@@ -24,3 +25,13 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def lab(shared_home: Path, tiny_backbone: Path, tmp_path: Path) -> Laboratory:
     return Laboratory(lambda *overrides: from_hydra(composed(*overrides)), tiny_backbone, tmp_path)
+
+
+@pytest.fixture
+def tensor_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU in the listing; what is computed still runs on the CPU, where nothing is rewritten to float16."""
+    gpu = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [gpu])
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *_: None)
+    details = {"compute_capability": (8, 0)}
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: details)

@@ -338,16 +338,6 @@ def test_the_optimisers_follow_their_settings(lab: Laboratory) -> None:
     assert type(make_optimizer(lab.config())).__name__ == "Adam"
 
 
-@pytest.fixture
-def tensor_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU in the listing; what is computed still runs on the CPU, where nothing is rewritten to float16."""
-    gpu = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [gpu])
-    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *_: None)
-    details = {"compute_capability": (8, 0)}
-    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: details)
-
-
 def test_mixed_precision_is_refused_where_nothing_gains_from_it(lab: Laboratory) -> None:
     with pytest.raises(ConfigError, match=r"mixed_precision=true: there is no GPU.*7\.0.*auto and false"):
         lab.run("mixed_precision=true", "trainable=true")

@@ -126,6 +126,7 @@ def photos(tmp_path: Path) -> Path:
         ["features=live"],
         ["trainable=true", "augment=standard", "dropout_rate=0.3"],
         ["trainable=true", "init_head=probe"],
+        ["trainable=true", "loop=keras_fit", "dropout_rate=0.3"],
     ],
     ids=" ".join,
 )

@@ -19,7 +19,7 @@ JITTER = 0.2
 LUMA = (0.299, 0.587, 0.114)
 
 
-def draws(images: int, *, seed: int, epoch: int) -> tf.Tensor:
+def draws(images: int, *, seed: int, epoch: int | tf.Tensor) -> tf.Tensor:
     """The numbers from 0 to 1, without 1, that decide what becomes of each image: float32 [images, COLUMNS]."""
     # Philox by name: the default algorithm differs between devices.
     key = tf.random.experimental.stateless_fold_in((seed, epoch), STREAM, alg="philox")

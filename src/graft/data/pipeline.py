@@ -84,12 +84,29 @@ class Data:
 
         So an epoch that is run again after a crash sees the same batches as it would have without one.
         """
-        order = self.train_order(seed=seed, epoch=epoch)
+        return self._training(self.train_order(seed=seed, epoch=epoch), batch_size, seed=seed, epoch=epoch)
+
+    def train_epochs(self, batch_size: int, *, seed: int, epochs: range) -> tf.data.Dataset:
+        """The batches of `train_batches` of one epoch after the other, for a loop that asks for one data set."""
+
+        def training(epoch: tf.Tensor) -> tf.data.Dataset:
+            order = tf.numpy_function(
+                lambda number: self.train_order(seed=seed, epoch=int(number)), [epoch], tf.int64, stateful=False
+            )
+            order = tf.ensure_shape(order, self.splits.train.shape)
+            return self._training(order, batch_size, seed=seed, epoch=tf.cast(epoch, tf.int32))
+
+        return tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(training).with_options(_untuned())
+
+    def _training(
+        self, order: Rows | tf.Tensor, batch_size: int, *, seed: int, epoch: int | tf.Tensor
+    ) -> tf.data.Dataset:
         batches = self.batches(order, batch_size)
         if self.augmentation == "none":
             return batches
         change = augment.BY_NAME[self.augmentation]
-        drawn = tf.data.Dataset.from_tensor_slices(augment.draws(len(order), seed=seed, epoch=epoch)).batch(batch_size)
+        draws = augment.draws(order.shape[0], seed=seed, epoch=epoch)
+        drawn = tf.data.Dataset.from_tensor_slices(draws).batch(batch_size)
         return (
             tf.data.Dataset.zip(batches, drawn)
             .map(lambda batch, draws: (change(batch[0], draws), batch[1]), num_parallel_calls=usable_cpus())
@@ -97,7 +114,7 @@ class Data:
             .with_options(_untuned())
         )
 
-    def batches(self, rows: Rows, batch_size: int) -> tf.data.Dataset:
+    def batches(self, rows: Rows | tf.Tensor, batch_size: int) -> tf.data.Dataset:
         """The inputs at `rows` in that order, as ([batch, …], int32 [batch]). The last batch may be smaller."""
         inputs, labels = self.inputs, self.images.labels
         spec = inputs.spec

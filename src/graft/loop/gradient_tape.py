@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import functools
-import logging
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from graft import runtime
 from graft.config import Config
 from graft.data.pipeline import Data, InMemory
 from graft.data.splits import Rows
-from graft.errors import FailedTrial
-from graft.loop.checkpoints import Checkpoints
-from graft.loop.optimizers import learning_rate_of, make_optimizer, state_of
-from graft.loop.result import Confusion, StopReason, StopSignal, TrainResult, best_epoch
-from graft.model import trained_part
+from graft.loop.course import MOST_CLASSES_CONFUSED, Course, Tested
+from graft.loop.result import Confusion, StopSignal, TrainResult
+from graft.loop.trained_model import TrainedModel, balanced_weights
 from graft.tracking.recorder import Recorder
 
-log = logging.getLogger(__name__)
 
-MOST_CLASSES_CONFUSED = 1000
-"""Beyond it nobody reads a confusion matrix, and its counts would take more room than many a head."""
-
-
-class Trainer:
+class Trainer(TrainedModel):
     """A model, its optimiser and the compiled steps that train it, for any number of runs, one after the other.
 
     Tracing the steps takes longer than many a training of a head. What differs between the trials of a sweep, the
@@ -43,11 +32,7 @@ class Trainer:
     """
 
     def __init__(self, model: tf_keras.Model, config: Config) -> None:
-        self.model = model
-        self.half_precision = runtime.half_precision(config)
-        self.optimizer = make_optimizer(config, scale_loss=self.half_precision)
-        self.optimizer.build(model.trainable_variables)
-        self._unused_optimizer = [variable.numpy() for variable in state_of(self.optimizer)]
+        super().__init__(model, config)
         self._loss_function = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         weighted = config.class_weights != "none"
         self._class_weights = tf.Variable(tf.ones(model.output_shape[-1]), trainable=False) if weighted else None
@@ -103,21 +88,10 @@ class Trainer:
         self._accuracy.update_state(labels, logits)
         return self._mean_loss.result(), self._accuracy.result()
 
-    def reset_optimizer(self, learning_rate: float) -> None:
-        """Makes the optimiser what it was before the first step of any run."""
-        for variable, value in zip(state_of(self.optimizer), self._unused_optimizer, strict=True):
-            variable.assign(value)
-        self.optimizer.learning_rate = learning_rate
-
     def weigh_classes(self, data: Data) -> None:
-        """Gives each class the weight n / (classes x n_c) of its n_c among the n training images, if any are wanted.
-
-        As scikit-learn's ``class_weight="balanced"``: every class has the same sum of weights, and their mean over the
-        training images is 1.
-        """
+        """Lets the classes of `data` count as `balanced_weights` says, if that is wanted."""
         if self._class_weights is not None:
-            counts = np.bincount(data.images.labels[data.splits.train], minlength=len(data.class_names))
-            self._class_weights.assign((counts.sum() / (len(counts) * counts)).astype(np.float32))
+            self._class_weights.assign(balanced_weights(data))
 
     def reset_means(self) -> None:
         self._mean_loss.reset_state()
@@ -158,57 +132,21 @@ def fit(
         FailedTrial: with the cause ``diverged`` once a loss is no longer a finite number; with ``damaged_checkpoint``
             if the best checkpoint cannot be read in the end.
     """
-    runtime.set_precision(trainer.half_precision)
-    trainer.reset_optimizer(config.learning_rate)
     trainer.weigh_classes(data)
-    checkpoints = Checkpoints(directory, trained_part(trainer.model, config), trainer.optimizer)
-    history = checkpoints.restore_latest()
-    for epoch, metrics in enumerate(history):
-        # A process that died may have saved an epoch and not recorded it; recorders pass over what they have.
-        recorder.log_metrics(metrics, step=epoch)
-    if len(history) >= config.epochs:
-        log.info("Every epoch is trained: what is left is to test the best")
-    steps = math.ceil(len(data.splits.train) / config.batch_size)
-    stopped: StopReason | None = None
-    for epoch in range(len(history), config.epochs):
-        # Here and not at the end: what an attempt was told before it died is asked again by the next one.
-        if history and (stopped := stop_reason()):
-            break
-        if config.patience and history and epoch - 1 - best_epoch(history) >= config.patience:
-            break
-        started = time.perf_counter()
-        trainer.optimizer.learning_rate = learning_rate_of(config, epoch)
-        for step, train_loss, train_accuracy in _train(trainer, data, config, epoch):
-            if step % config.loop.log_every == 0 or step == steps:
-                metrics = {"loss": _finite(train_loss, config), "accuracy": float(train_accuracy)}
-                recorder.log_step(metrics, step=epoch * steps + step, epoch=epoch, of=steps)
-        trained = time.perf_counter()
-        val_loss, val_accuracy = _evaluate(trainer, data, data.splits.val, config)
-        history.append(
-            {
-                "train_loss": metrics["loss"],
-                "train_accuracy": metrics["accuracy"],
-                "val_loss": val_loss,
-                "val_accuracy": val_accuracy,
-                "epoch_seconds": time.perf_counter() - started,
-                "images_per_second": len(data.splits.train) / (trained - started),
-                "learning_rate": float(trainer.optimizer.learning_rate),
-            }
-        )
-        checkpoints.save(history)
-        recorder.log_metrics(history[-1], step=epoch)
+    course = Course(trainer, data, config, directory, recorder, stop_reason)
+    while (epoch := course.next_epoch()) is not None:
+        course.begin_epoch()
+        for step, loss, accuracy in _train(trainer, data, config, epoch):
+            course.log_step(step, loss, accuracy)
+        course.begin_validation()
+        course.end_epoch(*_evaluate(trainer, data, data.splits.val, config))
 
-    test_loss, test_accuracy, confusion = None, None, None
-    if stopped == "pruned":  # and so over, as an interrupted one is not
-        checkpoints.keep_best_only(history)
-    if stopped is None:
-        checkpoints.restore_best(history)
-        checkpoints.keep_best_only(history)
+    def test() -> Tested:
         with trainer.counting_confusion() as counts:
-            test_loss, test_accuracy = _evaluate(trainer, data, data.splits.test, config)
-            confusion = counts()
-    parameters = sum(math.prod(variable.shape) for variable in trainer.model.trainable_variables)
-    return TrainResult(history, test_loss, test_accuracy, parameters, stopped, confusion=confusion)
+            loss, accuracy = _evaluate(trainer, data, data.splits.test, config)
+            return Tested(float(loss), float(accuracy), counts())
+
+    return course.finish(test)
 
 
 def _train(trainer: Trainer, data: Data, config: Config, epoch: int) -> Iterator[tuple[int, tf.Tensor, tf.Tensor]]:
@@ -224,16 +162,15 @@ def _train(trainer: Trainer, data: Data, config: Config, epoch: int) -> Iterator
         yield step, *trainer.train_on_batch(inputs, labels)
 
 
-def _evaluate(trainer: Trainer, data: Data, rows: Rows, config: Config) -> tuple[float, float]:
+def _evaluate(trainer: Trainer, data: Data, rows: Rows, config: Config) -> tuple[tf.Tensor, tf.Tensor]:
     """Mean loss and accuracy over the images at `rows`, each of them counting alike."""
     trainer.reset_means()
     if isinstance(data.inputs, InMemory):
         losses, accuracies = trainer.evaluate_on(*data.inputs.tensors, tf.constant(rows), config.batch_size)
-        loss, accuracy = losses[-1], accuracies[-1]
-    else:
-        for inputs, labels in data.batches(rows, config.batch_size):
-            loss, accuracy = trainer.evaluate_batch(inputs, labels)
-    return _finite(loss, config), float(accuracy)
+        return losses[-1], accuracies[-1]
+    for inputs, labels in data.batches(rows, config.batch_size):
+        loss, accuracy = trainer.evaluate_batch(inputs, labels)
+    return loss, accuracy
 
 
 def _every_batch(
@@ -262,9 +199,3 @@ def _every_batch(
         loss, accuracy = on_batch(tf.gather(inputs, rows[-rest:]), tf.gather(labels, rows[-rest:]))
         losses, accuracies = losses.write(alike, loss), accuracies.write(alike, accuracy)
     return losses.stack(), accuracies.stack()
-
-
-def _finite(loss: tf.Tensor, config: Config) -> float:
-    if not math.isfinite(loss):
-        raise FailedTrial(f"The loss is {float(loss)} at learning_rate={config.learning_rate:g}", cause="diverged")
-    return float(loss)
