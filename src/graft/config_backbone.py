@@ -21,8 +21,8 @@ class BackboneConfig(Group):
     name: str = Field(min_length=1, description="a name for the record; null takes it from the URL")
     url: str = Field(
         min_length=1,
-        description="package:<name>, a TF Hub or Kaggle handle, the http(s) address or the path of a .tar.gz, or the "
-        "folder of a TF2 SavedModel",
+        description="package:<name>, trained:digits, a TF Hub or Kaggle handle, the http(s) address or the path of a "
+        ".tar.gz, or the folder of a TF2 SavedModel",
     )
     input_size: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         description="a whole number of pixels from 1 to 4096, or auto"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -128,6 +129,13 @@ class EfficientNetLite(tf.Module):
         return tf.reduce_mean(x, axis=(1, 2))
 
 
+class Weights(Protocol):
+    """Where a layer has its initial values from."""
+
+    def take(self, name: str, shape: tuple[int, ...]) -> NDArray[np.generic]:
+        """Those called `name`, float32 of `shape`, in torch's order of dimensions."""
+
+
 class InvertedBottleneck(tf.Module):
     """Widen (1x1), filter each channel by itself, narrow (1x1, linear); added to the input if it fits."""
 
@@ -172,7 +180,7 @@ class ConvolutionBatchNorm(tf.Module):
 
     def __init__(
         self,
-        state: _StateDict,
+        weights: Weights,
         convolution: str,
         batch_norm: str,
         *,
@@ -188,16 +196,16 @@ class ConvolutionBatchNorm(tf.Module):
         self.relu6 = relu6
         channels = inputs if outputs is None else outputs
         shape = (channels, 1 if outputs is None else inputs, kernel, kernel)
-        weights = state.take(f"{convolution}.weight", shape)
+        kernels = weights.take(f"{convolution}.weight", shape)
         # From torch's [output, input, height, width]; TensorFlow wants depthwise kernels as
         # [height, width, channel, 1] and all others as [height, width, input, output].
-        weights = weights.transpose(2, 3, 0, 1) if self.depthwise else weights.transpose(2, 3, 1, 0)
+        kernels = kernels.transpose(2, 3, 0, 1) if self.depthwise else kernels.transpose(2, 3, 1, 0)
         with self.name_scope:
-            self.kernel = tf.Variable(weights, name="kernel")
-            self.scale = tf.Variable(state.take(f"{batch_norm}.weight", (channels,)), name="scale")
-            self.offset = tf.Variable(state.take(f"{batch_norm}.bias", (channels,)), name="offset")
-            mean = state.take(f"{batch_norm}.running_mean", (channels,))
-            variance = state.take(f"{batch_norm}.running_var", (channels,))
+            self.kernel = tf.Variable(kernels, name="kernel")
+            self.scale = tf.Variable(weights.take(f"{batch_norm}.weight", (channels,)), name="scale")
+            self.offset = tf.Variable(weights.take(f"{batch_norm}.bias", (channels,)), name="offset")
+            mean = weights.take(f"{batch_norm}.running_mean", (channels,))
+            variance = weights.take(f"{batch_norm}.running_var", (channels,))
             self.moving_mean = tf.Variable(mean, trainable=False, name="moving_mean")
             self.moving_variance = tf.Variable(variance, trainable=False, name="moving_variance")
 

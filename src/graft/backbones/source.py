@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from graft import paths
-from graft.backbones import archive, download, folder_cache, handle, interface, package, saved_model
+from graft.backbones import archive, download, folder_cache, handle, interface, package, saved_model, trained
 from graft.backbones.interface import Interface
 from graft.cache import marks
 from graft.config_backbone import backbone_name
@@ -19,9 +19,10 @@ from graft.errors import ConfigError, FatalError
 from graft.suggestions import nearest
 
 PACKAGE_PREFIX = "package:"
+TRAINED_PREFIX = "trained:"
 ALLOWED = (
-    f"give {PACKAGE_PREFIX}NAME, a TF Hub or Kaggle handle, the http(s) address or the path of a .tar.gz, or the "
-    "folder of a TF2 SavedModel"
+    f"give {PACKAGE_PREFIX}NAME, {TRAINED_PREFIX}digits, a TF Hub or Kaggle handle, the http(s) address or the path of "
+    "a .tar.gz, or the folder of a TF2 SavedModel"
 )
 # What black and white are for TF Hub's image modules (tensorflow.org/hub/common_signatures/images) and our own.
 HUB_RANGE = (0.0, 1.0)
@@ -32,7 +33,7 @@ class Backbone(Protocol):
 
     @property
     def url(self) -> str:
-        """`package:NAME` (weights in an installed Python package), or where a TF2 SavedModel lies.
+        """`package:NAME` (weights in an installed Python package), `trained:NAME`, or where a TF2 SavedModel lies.
 
         That is a folder, a .tar.gz, its http(s) address, or a handle of TF Hub or Kaggle.
         """
@@ -72,7 +73,8 @@ class SavedBackbone:
         path: The folder.
         sha256: Says what the backbone computes, wherever and whenever it was written: of a SavedModel the
             digest of its content (`saved_model.content_digest`), of a converted package the digest of
-            the weights and the conversion, since TensorFlow never writes the same bytes twice.
+            the weights and the conversion, of a trained network that of what was trained, since TensorFlow never
+            writes the same bytes twice.
     """
 
     path: Path
@@ -88,18 +90,21 @@ def check(backbone: Backbone) -> None:
         FatalError: If it cannot be downloaded now, or the cache cannot be written.
     """
     name = _package_name(backbone)
-    if name is None:
-        _, digest = _found(backbone)
+    if (own := _trained_name(backbone)) is not None:
+        if (made := trained.digest(own)) is not None:
+            _check_digest(backbone, made)
+    elif name is None:
+        _, digest_of = _found(backbone)
         # The digest of a large folder takes a while, so it is not made for nothing.
         if backbone.sha256 is not None:
-            _check_digest(backbone, digest())
+            _check_digest(backbone, digest_of())
     else:
         package.find(name)
         _check_digest(backbone, package.digest(name))
 
 
 def resolve(backbone: Backbone) -> SavedBackbone:
-    """The SavedModel of `backbone`; a package is converted into the cache, once, an archive unpacked there.
+    """The SavedModel of `backbone`; packages are converted into the cache, once, archives unpacked, networks trained.
 
     Any number of processes may call this at once: one converts or downloads, the others wait for it. A process that
     is killed leaves nothing behind that is read later.
@@ -109,6 +114,11 @@ def resolve(backbone: Backbone) -> SavedBackbone:
         FatalError: As `check`.
     """
     name = _package_name(backbone)
+    if (own := _trained_name(backbone)) is not None:
+        folder, made = trained.made(own), trained.digest(own)
+        assert made is not None
+        _check_digest(backbone, made)
+        return SavedBackbone(folder, made)
     if name is None:
         folder, digest = _found(backbone)
         saved = SavedBackbone(folder, digest())
@@ -119,14 +129,13 @@ def resolve(backbone: Backbone) -> SavedBackbone:
 
 
 def interface_of(backbone: Backbone) -> Interface:
-    """What the module of `backbone` says of itself; a package that is not converted yet says what all have in common.
+    """What the module of `backbone` says of itself; one that Graft makes, and may not have made, says what all do.
 
     Raises:
         ConfigError: As `check`.
         FatalError: As `check`.
     """
-    name = _package_name(backbone)
-    if name is not None:
+    if _package_name(backbone) is not None or _trained_name(backbone) is not None:
         return Interface(callable=True, parameters=None)
     folder, _ = _found(backbone)
     return _read_interface(backbone.url, folder)
@@ -134,7 +143,7 @@ def interface_of(backbone: Backbone) -> Interface:
 
 def range_of(backbone: Backbone) -> tuple[float, float] | None:
     """What black and white are by the convention of where `backbone` comes from; None where there is none."""
-    if _package_name(backbone) is not None:
+    if _package_name(backbone) is not None or _trained_name(backbone) is not None:
         return HUB_RANGE
     remote = handle.remote(backbone.url)
     return HUB_RANGE if remote is not None and remote.on_hub else None
@@ -149,6 +158,8 @@ def kept(backbone: Backbone) -> Path | None:
     name = _package_name(backbone)
     if name is not None:
         folder = package.folder(name)
+    elif (own := _trained_name(backbone)) is not None:
+        folder = trained.folder(own)
     elif handle.remote(backbone.url) is not None:
         folder = _cache_folder(backbone.url, backbone.url)
     else:
@@ -171,21 +182,32 @@ def known_digest(backbone: Backbone) -> str | None:
     name = _package_name(backbone)
     if name is not None:
         return package.digest(name)
+    if (own := _trained_name(backbone)) is not None:
+        return trained.digest(own)
     folder = kept(backbone)
     return None if folder is None else saved_model.content_digest(folder)
 
 
 def _package_name(backbone: Backbone) -> str | None:
     """The NAME in `package:NAME`; None for everything else."""
-    if not backbone.url.startswith(PACKAGE_PREFIX):
+    return _known(backbone, PACKAGE_PREFIX, package.PACKAGES, "package")
+
+
+def _trained_name(backbone: Backbone) -> str | None:
+    """The NAME in `trained:NAME`; None for everything else."""
+    return _known(backbone, TRAINED_PREFIX, trained.NAMES, "network that Graft trains")
+
+
+def _known(backbone: Backbone, prefix: str, names: Collection[str], what: str) -> str | None:
+    if not backbone.url.startswith(prefix):
         return None
-    name = backbone.url.removeprefix(PACKAGE_PREFIX)
-    if name in package.PACKAGES:
+    name = backbone.url.removeprefix(prefix)
+    if name in names:
         return name
-    known = ", ".join(PACKAGE_PREFIX + known for known in package.PACKAGES)
-    near = nearest(name, package.PACKAGES)
-    hint = f" Did you mean {PACKAGE_PREFIX}{near}?" if near else ""
-    raise ConfigError(f"backbone.url={backbone.url}: no such package; known: {known}.{hint}")
+    known = ", ".join(prefix + known for known in names)
+    near = nearest(name, names)
+    hint = f" Did you mean {prefix}{near}?" if near else ""
+    raise ConfigError(f"backbone.url={backbone.url}: no such {what}; known: {known}.{hint}")
 
 
 def _found(backbone: Backbone) -> tuple[Path, Callable[[], str]]:
