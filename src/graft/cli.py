@@ -44,18 +44,28 @@ def compare(
     sweep: Annotated[
         str | None, typer.Argument(help="Study name or parent run id; the latest sweep if left out.")
     ] = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="KEY", help="A key that the sweep varied: one row for each of its values.")
+    ] = None,
     tracking_uri: TrackingUri = "sqlite:///mlruns/mlflow.db",
     experiment: Experiment = "graft",
     as_json: AsJson = False,
 ) -> None:
     """Compare the trials of a sweep: transfer against fine-tuning, accuracy against time."""
     from graft import comparison  # late: MLflow takes seconds to import, and --help needs none of it
+    from graft.comparison import by_key
 
     tracking = _tracking(tracking_uri, experiment)
     if sweep is None:
         _tell_latest_elsewhere(tracking)
     found = comparison.compare(tracking, sweep)
-    if as_json:
+    if by is not None:
+        levels = by_key.levels(found, by)
+        if as_json:
+            print(json.dumps(by_key.as_json(levels), indent=2))
+        else:
+            by_key.show(levels, by, _console())
+    elif as_json:
         print(json.dumps(comparison.as_json(found), indent=2))
     else:
         comparison.show(found, _console())
