@@ -5,16 +5,34 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.conftest import backbone_at
 from tests.processes import Training
+from tests.tfds_sets import prepare
 from typer.testing import CliRunner
 
 from graft.cli import app
+from graft.data.fashion_mnist import CLASSES
 from graft.paths import CHECKOUT
 
 EXPERIMENTS = sorted(path.stem for path in (CHECKOUT / "experiments").glob("*.yaml"))
-TRIALS = {"dropout": 5, "high_learning_rate": 5, "overfitting": 7, "transfer_vs_finetune": 10}
+TRIALS = {
+    "accuracy_vs_time": 8,
+    "backbones": 9,
+    "chapter": 2,
+    "dropout": 5,
+    "fashion_mnist_finetune": 3,
+    "fashion_mnist_transfer": 3,
+    "high_learning_rate": 5,
+    "keras_fit": 4,
+    "low_variance_backbone": 6,
+    "overfitting": 7,
+    "probe_then_finetune": 6,
+    "search": 4,
+    "transfer_vs_finetune": 10,
+}
+OF_CLOTHES = ("fashion_mnist_finetune", "fashion_mnist_transfer", "low_variance_backbone")
 
 
 def test_every_experiment_is_known_here() -> None:
@@ -36,17 +54,43 @@ def all_in_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("experiments")
 
 
+@pytest.fixture(scope="module")
+def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fashion-MNIST as TFDS prepares it, but with 260 made-up images, so that no network is needed."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (260, 28, 28, 1), np.uint8)
+    examples = [(image, number % 10) for number, image in enumerate(images)]
+    folder = tmp_path_factory.mktemp("clothes")
+    halves = {"train": examples[:200], "test": examples[200:]}
+    prepare(folder, halves, name="fashion_mnist", class_names=CLASSES, shape=(28, 28, 1))
+    return folder
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_its_smoke_form_runs(
-    name: str, tiny_backbone: Path, all_in_one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tiny_backbone: Path, clothes: Path, all_in_one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Hydra's own launcher trains in the process of the command, which has TensorFlow already.
     small = ["+size=smoke", "dataset.image_size=8", "epochs=1", "hydra/launcher=basic", *backbone_at(tiny_backbone)]
+    if name in OF_CLOTHES:
+        small.append(f"dataset.data_dir={clothes}")
+    if name == "chapter":
+        small.append("dataset=digits")
+    if name == "search":
+        small.append("hydra.sweeper.n_trials=2")
+    if name == "accuracy_vs_time":
+        small.remove("dataset.image_size=8")
     done = Training([f"experiments={name}", *small], all_in_one, tmp_path)
     assert done.wait() == 0, done.printed + done.errors
     monkeypatch.setenv("GRAFT_HOME", str(all_in_one))
     seen = json.loads(CliRunner().invoke(app, ["compare", "--json"]).stdout)
     assert [trial["state"] for trial in seen["trials"]] == ["complete"] * TRIALS[name]
+    for trial in seen["trials"]:
+        assert 0 <= trial["test_accuracy"] <= 1
+    assert max(trial["best_val_accuracy"] for trial in seen["trials"]) > 0
+    if name == "dropout":
+        by_key = json.loads(CliRunner().invoke(app, ["compare", "--by", "dropout_rate", "--json"]).stdout)
+        assert [level["value"] for level in by_key] == ["0.0", "0.2", "0.4", "0.6", "0.8"]
 
 
 def test_one_run_can_be_made_of_an_experiment(tiny_backbone: Path, all_in_one: Path, tmp_path: Path) -> None:
