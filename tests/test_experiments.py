@@ -18,7 +18,7 @@ from graft.paths import CHECKOUT
 
 EXPERIMENTS = sorted(path.stem for path in (CHECKOUT / "experiments").glob("*.yaml"))
 TRIALS = {
-    "accuracy_vs_time": 8,
+    "accuracy_vs_time": 6,
     "backbones": 9,
     "chapter": 2,
     "dropout": 5,
