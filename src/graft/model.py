@@ -49,6 +49,9 @@ class SeededDropout(tf_keras.layers.Layer):
         # Philox by name: the default algorithm differs between devices.
         return tf.nn.experimental.stateless_dropout(inputs, self.rate.read_value(), seed=key, rng_alg="philox")
 
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "rate": self._initial["rate"], "seed": self._initial["seed"]}
+
 
 HEAD = "head"
 BACKBONE = "backbone"
@@ -79,7 +82,10 @@ def build_model(backbone: tf_keras.layers.Layer, config: Config, *, classes: int
         classes: Number of classes.
     """
     images = tf_keras.Input((config.image_size, config.image_size, 3), dtype=tf.uint8)
-    features = backbone(tf_keras.layers.Lambda(lambda pixels: scale_pixels(pixels, config), name="scale")(images))
+    low, high = config.value_range
+    # As `scale_pixels`, to the last bit; unlike a Lambda around it, it can be cloned, which Estimator does.
+    scale = tf_keras.layers.Rescaling((high - low) / 255, low, name="scale")
+    features = backbone(scale(images))
     return tf_keras.Model(images, build_head(features.shape[-1], config, classes=classes)(features))
 
 

@@ -70,7 +70,7 @@ class Checkpoints:
             try:
                 history = self._history_of(epoch)
                 break
-            except _Damaged as damage:
+            except Damaged as damage:
                 log.warning("%s: training goes back beyond its epoch %d", damage, epoch + 1)
         # What is later was saved on the way to a state that is gone. The latest first: without its best it is none.
         self._latest.set_aside(len(history), self._aside)
@@ -91,7 +91,7 @@ class Checkpoints:
         """
         try:
             self._best.check(best_epoch(history))
-        except _Damaged as damage:
+        except Damaged as damage:
             raise FailedTrial(
                 f"{damage}, and it is the best one. The same command goes on from what is whole.",
                 cause="damaged_checkpoint",
@@ -101,11 +101,7 @@ class Checkpoints:
     def keep_best_only(self, history: History) -> None:
         """Removes what is beside the best checkpoint in its folder, and what was set aside, once training is over."""
         best = best_epoch(history)
-        # TensorFlow's own record of what lies in the folder. By its bare name, so that the folder can be copied and
-        # `tf.train.latest_checkpoint` still finds it.
-        name = self._best.path(best).name
-        record = f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n'
-        files.write(self._best.folder / "checkpoint", record)
+        make_latest(self._best.path(best))
         self._best.keep([best])
         shutil.rmtree(self._aside, ignore_errors=True)
 
@@ -113,7 +109,7 @@ class Checkpoints:
         """The history in the latest checkpoint of `epoch`, which is whole and has its best beside it."""
         reader = self._latest.check(epoch)
         if not reader.has_tensor(HISTORY):
-            raise _Damaged(self._latest.path(epoch), "no history is in it")
+            raise Damaged(self._latest.path(epoch), "no history is in it")
         history: History = json.loads(reader.get_tensor(HISTORY))
         self._best.check(best_epoch(history))
         return history
@@ -137,18 +133,40 @@ def read_best(folder: Path, trained: tf_keras.Model) -> None:
         (epoch,) = series.epochs()
         series.check(epoch)
         series.read(epoch)
-    except (_Damaged, ValueError, AssertionError, tf.errors.OpError) as error:
+    except (Damaged, ValueError, AssertionError, tf.errors.OpError) as error:
         raise FatalError(f"The best checkpoint cannot be read: {' '.join(str(error).split())[:300]}") from error
 
 
 HISTORY = "history/.ATTRIBUTES/VARIABLE_VALUE"
 
 
-class _Damaged(Exception):
+class Damaged(Exception):
     """A checkpoint that cannot be restored."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"The checkpoint {path} is damaged ({reason})")
+
+
+def read_whole(path: Path) -> tf.train.CheckpointReader:
+    """Reads a checkpoint whole, and restores nothing.
+
+    Raises:
+        Damaged: if it is not there, or not what was written.
+    """
+    try:
+        reader = tf.train.load_checkpoint(str(path))
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except Exception as error:  # whatever Python has for TensorFlow's status: OutOfRange comes as an IndexError
+        reason = str(error).strip() or type(error).__name__
+        raise Damaged(path, reason.splitlines()[0]) from error
+    return reader
+
+
+def make_latest(path: Path) -> None:
+    """Makes a checkpoint the one that `tf.train.latest_checkpoint` finds in its folder, also in a copy of it."""
+    record = f'model_checkpoint_path: "{path.name}"\nall_model_checkpoint_paths: "{path.name}"\n'
+    files.write(path.parent / "checkpoint", record)
 
 
 class _Series:
@@ -176,20 +194,8 @@ class _Series:
         self._objects.write(str(self.path(epoch)))
 
     def check(self, epoch: int) -> tf.train.CheckpointReader:
-        """Reads the checkpoint whole, and restores nothing.
-
-        Raises:
-            _Damaged: if it is not there, or not what was written.
-        """
-        path = self.path(epoch)
-        try:
-            reader = tf.train.load_checkpoint(str(path))
-            for name in reader.get_variable_to_shape_map():
-                reader.get_tensor(name)
-        except Exception as error:  # whatever Python has for TensorFlow's status: OutOfRange comes as an IndexError
-            reason = str(error).strip() or type(error).__name__
-            raise _Damaged(path, reason.splitlines()[0]) from error
-        return reader
+        """As `read_whole`."""
+        return read_whole(self.path(epoch))
 
     def read(self, epoch: int) -> None:
         self._objects.read(str(self.path(epoch))).assert_existing_objects_matched()

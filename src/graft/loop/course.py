@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
+import tf_keras
 
 from graft import runtime
 from graft.config import Config
@@ -157,3 +159,22 @@ class Course:
                 f"The loss is {float(loss)} at learning_rate={self._config.learning_rate:g}", cause="diverged"
             )
         return float(loss)
+
+
+def tested(model: tf_keras.Model, data: Data, config: Config) -> Tested:
+    """Predicts the test split once, and counts from that what was lost, right and confused."""
+    rows = data.splits.test
+    logits = model.predict(data.batches(rows, config.batch_size), verbose=0)
+    labels = data.images.labels[rows]
+    losses = tf_keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True).numpy()
+    predicted = logits.argmax(axis=1)
+    return Tested(
+        float(losses.mean()), float(np.mean(predicted == labels)), _confusion(labels, predicted, logits.shape[1])
+    )
+
+
+def _confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> Confusion | None:
+    if classes > MOST_CLASSES_CONFUSED:
+        return None
+    counts = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    return tuple(tuple(int(count) for count in row) for row in counts)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import tf_keras
 
 from graft.config import Config
 from graft.data.pipeline import Data
-from graft.loop.course import MOST_CLASSES_CONFUSED, Course, Tested
-from graft.loop.result import Confusion, StopSignal, TrainResult
+from graft.loop.course import Course, tested
+from graft.loop.result import StopSignal, TrainResult
 from graft.loop.trained_model import TrainedModel, balanced_weights
 from graft.tracking.recorder import Recorder
 
@@ -63,7 +62,7 @@ def fit(
             callbacks=[_FollowsTheCourse(course)],
             verbose=0,
         )
-    return course.finish(lambda: _test(trainer, data, config))
+    return course.finish(lambda: tested(trainer.compiled, data, config))
 
 
 class _FollowsTheCourse(tf_keras.callbacks.Callback):
@@ -84,22 +83,3 @@ class _FollowsTheCourse(tf_keras.callbacks.Callback):
         assert logs is not None
         self._course.end_epoch(logs[f"val_{CROSS_ENTROPY}"], logs["val_accuracy"])
         self.model.stop_training = self._course.next_epoch() is None
-
-
-def _test(trainer: Trainer, data: Data, config: Config) -> Tested:
-    """Predicts once, and counts from that what was lost, right and confused."""
-    rows = data.splits.test
-    logits = trainer.compiled.predict(data.batches(rows, config.batch_size), verbose=0)
-    labels = data.images.labels[rows]
-    losses = tf_keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True).numpy()
-    predicted = logits.argmax(axis=1)
-    return Tested(
-        float(losses.mean()), float(np.mean(predicted == labels)), _confusion(labels, predicted, logits.shape[1])
-    )
-
-
-def _confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> Confusion | None:
-    if classes > MOST_CLASSES_CONFUSED:
-        return None
-    counts = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
-    return tuple(tuple(int(count) for count in row) for row in counts)
