@@ -9,7 +9,11 @@ BIN := $(VENV)/bin
 LOCK := requirements$(if $(GPU),-gpu,).lock
 # The kind of installation is part of the stamp's name, so that changing GPU= installs anew.
 STAMP := $(VENV)/.installed$(if $(GPU),-gpu,)
-IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
+IN_VENV = PATH="$(CURDIR)/$(BIN):$$PATH"
+# tf.estimator was removed after TensorFlow 2.15, whose last Python is 3.11: loop=estimator has an environment of its own.
+ESTIMATOR := .venv-estimator
+PYTHON311 = $(shell for python in $(PYTHON) python3.11; do \
+  $$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$python && break; done)
 HOME_DIR := $(or $(GRAFT_HOME),$(CURDIR))
 JOURNAL := $(HOME_DIR)/mlruns/optuna.journal
 
@@ -29,6 +33,14 @@ $(STAMP): $(LOCK) pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@rm -f $(VENV)/.installed*; touch $@
 
+$(ESTIMATOR)/.installed: requirements-estimator.lock pyproject.toml
+	@test -n "$(PYTHON311)" || { echo "loop=estimator needs Python 3.11, and neither $(PYTHON) nor python3.11 is one." \
+	  "Try: make PYTHON=/folder/python3.11 $(MAKECMDGOALS)$(if $(NAME), NAME=$(NAME))"; exit 2; }
+	$(PYTHON311) -m venv $(ESTIMATOR)
+	$(ESTIMATOR)/bin/python -m pip install --quiet --require-hashes --requirement requirements-estimator.lock
+	$(ESTIMATOR)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
 sweep: setup ## The main job: transfer against fine-tuning, then the comparison
 	@$(IN_VENV) python train.py -m trainable=true,false $(ARGS); status=$$?; \
 	  test $$status -gt 1 || $(IN_VENV) graft compare; exit $$status
@@ -36,7 +48,10 @@ sweep: setup ## The main job: transfer against fine-tuning, then the comparison
 train: setup ## One run; ARGS='trainable=true epochs=5' sets keys
 	$(IN_VENV) python train.py $(ARGS)
 
-experiment: setup ## Run experiments/NAME.yaml: make experiment NAME=dropout
+ifeq ($(NAME),estimator)
+experiment: BIN := $(ESTIMATOR)/bin
+endif
+experiment: $(if $(filter estimator,$(NAME)),$(ESTIMATOR)/.installed,setup) ## Run experiments/NAME.yaml: make experiment NAME=dropout
 	@test -n "$(NAME)" || { echo "Which one? make experiment NAME=$$(cd experiments && ls *.yaml | sed 's/\.yaml//' | paste -sd'|')"; exit 2; }
 	@$(IN_VENV) python train.py experiments=$(NAME) $(ARGS); status=$$?; \
 	  test $$status -gt 1 || $(IN_VENV) graft compare; exit $$status
@@ -66,6 +81,8 @@ tensorboard: setup ## TensorBoard over all runs on http://127.0.0.1:6006, or on 
 	$(IN_VENV) tensorboard --logdir "$(HOME_DIR)/mlruns" --host 127.0.0.1 --port $(or $(PORT),6006)
 
 test: setup lint ## Lint, types, import rules and the whole test suite
+	@if test -n "$(PYTHON311)"; then $(MAKE) --no-print-directory $(ESTIMATOR)/.installed; \
+	  else echo "There is no Python 3.11 here: the tests of loop=estimator skip"; fi
 	$(IN_VENV) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup ## Style, types and import rules

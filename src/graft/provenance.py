@@ -12,10 +12,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from packaging.version import Version
+
 from graft.paths import CHECKOUT
 from graft.sweep import liveness
 
-CODE = ("src", "conf", "experiments", "train.py", "pyproject.toml", "requirements.lock", "requirements-gpu.lock")
+LOCK, GPU_LOCK, ESTIMATOR_LOCK = "requirements.lock", "requirements-gpu.lock", "requirements-estimator.lock"
+
+CODE = ("src", "conf", "experiments", "train.py", "pyproject.toml", LOCK, GPU_LOCK, ESTIMATOR_LOCK)
 """What decides a result, of all that lies in the checkout."""
 
 # Whatever the user's settings make of `git diff`.
@@ -30,7 +34,7 @@ def versions() -> dict[str, str]:
         **({"uncommitted_sha256": hashlib.sha256(patch).hexdigest()} if patch else {}),
         "lock_sha256": lock_sha256(),
         "python": platform.python_version(),
-        "tensorflow": _version("tensorflow"),
+        "tensorflow": version_of("tensorflow"),
         "platform": platform.platform(),
     }
 
@@ -88,12 +92,19 @@ def _as_new(name: str) -> bytes:
 
 @functools.cache
 def lock_sha256() -> str:
-    """Digest of requirements.lock, which names every installed version; ``unknown`` where it is not at hand."""
-    lock = CHECKOUT / "requirements.lock"
+    """Digest of the lock that names every installed version; ``unknown`` where it is not at hand."""
+    lock = CHECKOUT / (ESTIMATOR_LOCK if has_estimator() else LOCK)
     return hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else "unknown"
 
 
-def _version(package: str) -> str:
+def has_estimator() -> bool:
+    """Whether this environment's TensorFlow still has `tf.estimator`, which was removed after 2.15."""
+    version = version_of("tensorflow")
+    return version != "unknown" and Version(version).release < (2, 16)
+
+
+def version_of(package: str) -> str:
+    """Of an installed package, without importing it; ``unknown`` if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

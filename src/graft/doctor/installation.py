@@ -23,9 +23,9 @@ from packaging.utils import canonicalize_name
 from graft import provenance
 from graft.doctor.report import Check, listed
 from graft.paths import CHECKOUT
+from graft.provenance import ESTIMATOR_LOCK, GPU_LOCK, LOCK
 
 SHOWN = ("tensorflow", "tf_keras", "tensorflow-hub", "mlflow", "optuna", "hydra-core", "numpy")
-LOCK, GPU_LOCK = "requirements.lock", "requirements-gpu.lock"
 NEEDED = ("train.py", "conf/config.yaml", "conf/experiments", "pyproject.toml", LOCK)
 
 
@@ -125,6 +125,8 @@ def _packages(installed: dict[str, str]) -> Check:
 
 def _lock(installed: dict[str, str]) -> Check:
     lock = GPU_LOCK if any(name in installed for name in cuda_packages()) else LOCK
+    if provenance.has_estimator():
+        lock = ESTIMATOR_LOCK
     try:
         locked = locked_here((CHECKOUT / lock).read_text(encoding="utf-8"))
     except OSError as error:

@@ -15,8 +15,9 @@ from pathlib import Path
 from graft import paths
 from graft.cache.sizes import size_in_words
 from graft.cpus import cpu_model, usable_cpus
-from graft.doctor.installation import GPU_LOCK, cuda_packages, install_command, installed_versions
+from graft.doctor.installation import cuda_packages, install_command, installed_versions
 from graft.doctor.report import Check, listed
+from graft.provenance import GPU_LOCK
 from graft.sweep.devices import VISIBLE, installed_gpus, nvml_trouble, visible_gpus
 
 ENOUGH_BYTES = 5 * 10**9
