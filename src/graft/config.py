@@ -79,7 +79,9 @@ class FeaturesConfig(Group):
 
 
 class LoopConfig(Group):
-    name: Literal["gradient_tape", "keras_fit"] = Field(description="gradient_tape or keras_fit")
+    name: Literal["gradient_tape", "keras_fit", "estimator"] = Field(
+        description="gradient_tape, keras_fit or estimator"
+    )
     log_every: PositiveInt = Field(description="a whole number of training steps from 1")
 
 
@@ -193,6 +195,27 @@ class Config(Group):
             raise ValueError(
                 f"features.engine={self.features.engine}: with features=live nothing is extracted, and the backbone "
                 "always runs in TensorFlow; allowed are features.engine=auto, or features=auto and features=cached"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _estimator_can_do_it(self) -> Config:
+        if self.loop.name != "estimator":
+            return self
+        if isinstance(self.optimizer, AdamWConfig):
+            raise ValueError(
+                "optimizer=adamw: Estimator takes Keras' legacy optimisers alone, and AdamW is none of them; allowed "
+                "with loop=estimator are optimizer=adam and optimizer=sgd"
+            )
+        if self.mixed_precision is True:
+            raise ValueError(
+                "mixed_precision=true: Estimator computes in float32; allowed with loop=estimator are "
+                "mixed_precision=auto, which is float32 there, and false"
+            )
+        if self.jit_compile:
+            raise ValueError(
+                "jit_compile=true: Estimator runs its graphs without XLA; allowed with loop=estimator is "
+                "jit_compile=false"
             )
         return self
 

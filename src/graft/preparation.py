@@ -11,7 +11,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from graft import backbones, runtime
+from graft import backbones, provenance, runtime
 from graft.config import Config
 from graft.config_dataset import WHERE_DATA_LIE
 from graft.data import splits
@@ -62,15 +62,28 @@ def check(config: Config) -> Config:
         `config` with what it leaves open about the images, as the module itself says it.
 
     Raises:
-        ConfigError: if the backbone is no usable one, or does not say what is left open, or mixed precision is insisted
-            on without a GPU.
+        ConfigError: if the loop needs another environment, if the backbone is no usable one, or does not say what
+            is left open, or mixed precision is insisted on without a GPU.
         FatalError: if the backbone has to be downloaded and cannot be.
     """
+    if config.loop.name == "estimator":
+        _refuse_estimator_where_there_is_none()
     images = backbones.images_of(config.backbone, config.dataset.image_size)
     if config.mixed_precision is True and not visible_gpus():
         raise ConfigError(runtime.NO_TENSOR_CORES)
     told = {"input_size": images.input_size, "value_range": images.value_range}
     return config.model_copy(update={"backbone": config.backbone.model_copy(update=told)})
+
+
+def _refuse_estimator_where_there_is_none() -> None:
+    if provenance.has_estimator():
+        return
+    version = provenance.version_of("tensorflow")
+    raise ConfigError(
+        f"loop=estimator: tf.estimator was removed after TensorFlow 2.15, and this environment has {version}; allowed "
+        "here are loop=gradient_tape and loop=keras_fit. make experiment NAME=estimator makes an environment that has "
+        "it, with Python 3.11, and .venv-estimator/bin/python train.py loop=estimator is a run in it"
+    )
 
 
 def prepare(config: Config) -> Prepared:
