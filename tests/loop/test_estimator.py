@@ -5,6 +5,7 @@ Its environment, `.venv-estimator`, has no pytest: what runs in it are commands,
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -147,8 +148,8 @@ def test_it_comes_to_the_curve_of_the_other_loops(environment: Environment, kind
     assert runs["estimator"].tags["graft.lock_sha256"] != ""
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_run_that_is_struck_down_goes_on_to_the_same_numbers(environment: Environment, kind: str) -> None:
+def test_a_run_that_is_struck_down_goes_on_to_the_same_numbers(environment: Environment) -> None:
+    kind = "finetuned"
     # Estimator has saved its second epoch then, and Graft has not.
     blow = "from tests.processes import Blow; Blow('graft.loop.checkpoints:Checkpoints.save', 2).arm()"
     run = [ESTIMATOR, KINDS[kind], f"hydra.run.dir={environment.home / kind}"]
@@ -164,6 +165,89 @@ def test_a_run_that_is_struck_down_goes_on_to_the_same_numbers(environment: Envi
     for name in (*EPOCH_METRICS, "test_loss", "test_accuracy", "best_epoch"):
         if "second" not in name:
             assert resumed.metrics[name] == whole.metrics[name], name
+
+
+ENDS = """
+import json, sys
+from pathlib import Path
+from hydra import compose, initialize_config_dir
+from graft.config import from_hydra
+from graft.errors import FailedTrial
+from graft.paths import CHECKOUT
+from graft.run import run
+from graft.tracking.recorder import MemoryRecorder
+
+def ended(name, *overrides, stop=lambda: None):
+    with initialize_config_dir(str(CHECKOUT / "conf"), version_base="1.3"):
+        config = from_hydra(compose("config", overrides=["loop=estimator", *sys.argv[1:], *overrides]))
+    try:
+        result = run(config, MemoryRecorder(), Path(name).resolve(), stop)
+    except FailedTrial as failed:
+        return [failed.cause]
+    own = Path(name) / "checkpoints" / "estimator"
+    return [result.stopped, len(result.history), result.test_accuracy is not None, own.exists()]
+
+answers = iter([None, "pruned"])
+pruned = ended("pruned", "epochs=9", stop=lambda: next(answers))
+answers = iter(["interrupted"])
+interrupted = ended("interrupted", "epochs=9", stop=lambda: next(answers))
+settings = ["learning_rate=1e-12", "patience=2", "epochs=9"]
+print(json.dumps({
+    "pruned": pruned,
+    "interrupted": interrupted,
+    "impatient": ended("impatient", *settings),
+    "again": ended("impatient", *settings),
+    "diverged": ended("diverged", "learning_rate=1e30", "optimizer=sgd"),
+    "after all": ended("after all", "trainable=true"),
+}))
+"""
+
+
+def test_it_is_pruned_interrupted_impatient_and_diverges_as_the_other_loops(
+    environment: Environment, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [PYTHON, "-c", ENDS, *environment.small],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "GRAFT_HOME": str(environment.home),
+            "PYTHONPATH": f"{CHECKOUT}:{CHECKOUT / 'src'}",
+            "TF_USE_LEGACY_KERAS": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "pruned": ["pruned", 2, False, False],
+        "interrupted": ["interrupted", 1, False, True],  # Estimator's own is needed to go on
+        "impatient": [None, 3, True, False],
+        "again": [None, 3, True, False],
+        "diverged": ["diverged"],
+        "after all": [None, 3, True, False],
+    }
+
+
+def test_a_verified_rerun_in_its_environment_is_exact(environment: Environment) -> None:
+    done = subprocess.run(
+        [
+            PYTHON,
+            "-c",
+            "from graft.cli import main; main()",
+            "rerun",
+            environment.sweep["estimator frozen"].id,
+            "--verify",
+        ],
+        cwd=CHECKOUT,
+        env={**os.environ, "GRAFT_HOME": str(environment.home), "PYTHONPATH": f"{CHECKOUT}:{CHECKOUT / 'src'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Exact: all " in done.stdout
 
 
 @pytest.mark.parametrize("kind", KINDS)
