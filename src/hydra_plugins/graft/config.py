@@ -49,7 +49,7 @@ class GraftSweeperConf:
 
 @dataclass
 class GraftLauncherConf:
-    """See `graft.sweep.workers.PoolOptions` for what is allowed."""
+    """See `graft.sweep.local.LocalOptions` for what is allowed."""
 
     _target_: str = "hydra_plugins.graft.launcher.GraftLauncher"
     # Trials at a time; null is one a GPU, or one on a machine without.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -11,6 +11,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from hydra_plugins.graft._exit import exit_with
+
+if TYPE_CHECKING:
+    from graft.sweep.workers import WorkerPool
 
 
 class GraftLauncher(Launcher):
@@ -27,19 +30,29 @@ class GraftLauncher(Launcher):
         self.hydra_context = hydra_context
         self.task_function = task_function
         from graft.errors import GraftError
-        from graft.sweep.workers import PoolOptions, WorkerPool
 
         try:
-            self._pool = WorkerPool(PoolOptions(**self.given))
+            self._pool = self._make_pool()
         except GraftError as error:
             exit_with(error)
         # The rest of JobLauncher, for sweepers that keep slots busy instead of launching batches.
         self.open, self.submit, self.flush = self._pool.open, self._pool.submit, self._pool.flush
         self.stop, self.kill, self.close = self._pool.stop, self._pool.kill, self._pool.close
 
+    def _make_pool(self) -> WorkerPool:
+        from graft.sweep.local import LocalOptions, LocalWorkers
+        from graft.sweep.workers import WorkerPool
+
+        options = LocalOptions(**self.given)
+        return WorkerPool(options, LocalWorkers(options))
+
     @property
     def slots(self) -> int:
         return self._pool.slots
+
+    @property
+    def place(self) -> str:
+        return self._pool.place
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from graft.sweep.batches import launch_batch
