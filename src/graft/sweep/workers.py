@@ -3,7 +3,7 @@
 A thread a slot waits for its worker, so a slot reads like a program of its own: start a worker if
 there is none, hand it the job, pass on what it reports and prints, and take its answer, or notice
 that it died or ran out of time. What a worker is, and where workers come from, is `Worker` and
-`Workers`.
+`Workers`: see `graft.sweep.local` and `graft.sweep.ray_cluster`.
 """
 
 from __future__ import annotations

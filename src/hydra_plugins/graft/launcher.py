@@ -1,4 +1,4 @@
-"""`hydra/launcher=graft`: jobs in warm worker processes, one a slot, for any of Hydra's sweepers."""
+"""`hydra/launcher=graft` and `graft_ray`: jobs in warm worker processes, one a slot, for any of Hydra's sweepers."""
 
 from __future__ import annotations
 
@@ -68,3 +68,20 @@ class GraftLauncher(Launcher):
             job_overrides=job_overrides,
             initial_job_idx=initial_job_idx,
         )
+
+
+class GraftRayLauncher(GraftLauncher):
+    """The same on a Ray cluster."""
+
+    def _make_pool(self) -> WorkerPool:
+        from omegaconf import OmegaConf
+
+        from graft.sweep.ray_cluster import RayOptions, RayWorkers
+        from graft.sweep.workers import WorkerPool
+
+        given: dict[str, Any] = {
+            key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            for key, value in self.given.items()
+        }
+        options = RayOptions(**given)
+        return WorkerPool(options, RayWorkers(options))
