@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import secrets
@@ -12,12 +11,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
-
 from graft.paths import CHECKOUT
 from graft.sweep.ray_cluster import LOOPBACK_SWITCH
-
-needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "node_ip_address": "127.0.0.1"}
 

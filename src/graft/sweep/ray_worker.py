@@ -6,7 +6,7 @@ import collections
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -167,7 +167,8 @@ class RayWorker:
                     raise self._dead(error) from error
             except RayActorError as error:
                 raise self._dead(error) from error
-            except RayTaskError as error:  # the actor lives, and its process does not
+            except RayTaskError as error:  # the actor lives, and its process does not, or must not
+                self._tell(self._actor.kill)
                 raise EOFError from error
             except (RayError, ConnectionError) as error:
                 raise Unfit(f"The Ray cluster does not answer any more: {gist(error)}") from error
@@ -209,14 +210,14 @@ def _node_lives(node: str) -> bool:
 
 def _no_worker(error: RayError) -> str:
     return (
-        f"Ray could not start a worker: {gist(error)}. Each node needs the Graft, the packages and the Python of this "
-        "machine; code of your own travels with hydra.launcher.runtime_env."
+        f"Ray could not start a worker: {gist(error)}. Each node needs this machine's Python, Graft and other "
+        "packages; code of your own travels with hydra.launcher.runtime_env."
     )
 
 
 def gist(error: BaseException) -> str:
     """What an error of Ray's says, without the table of numbers and the advice around it."""
-    lines: Sequence[str] = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # A remote traceback ends with what was raised.
     if any(line.startswith(("Traceback", "File ")) for line in lines):
         return lines[-1].rstrip(".")
