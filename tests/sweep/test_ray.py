@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -254,7 +255,35 @@ def test_a_ray_of_its_own_keeps_off_the_network_and_ends_with_ctrl_c(make_app: C
     assert not runs(int(raylet))
 
 
-def test_a_killed_controller_on_another_machine_leaves_no_second_attempt_behind(steps: App) -> None:
+LEFTOVER = """
+import json, sys
+import ray
+from graft.sweep.liveness import here
+
+@ray.remote(num_cpus=2)
+class Leftover:
+    def begin(self): ...
+
+ray.init(sys.argv[1], namespace="graft")
+ray.get(Leftover.options(name=json.dumps(here(left=False)), lifetime="detached").remote().begin.remote())
+"""
+
+
+def test_what_a_dead_controller_left_in_the_cluster_is_ended(app: App, one_ray_node: tuple[RayNodes, str]) -> None:
+    nodes, address = one_ray_node
+    on(app, nodes, address)
+    subprocess.run([sys.executable, "-c", LEFTOVER, address], env=app.environment, check=True, capture_output=True)
+    # It has all of the cluster, so nothing runs beside it.
+    running = app.start("x=1", "hydra.launcher.num_gpus=0")
+    try:
+        wait_for(lambda: bool(app.lines()))
+    finally:
+        running.kill()
+        running.communicate()
+
+
+@pytest.mark.skipif(not LONG, reason="takes most of a minute")
+def test_a_killed_controller_connected_from_afar_takes_its_workers_along(steps: App) -> None:
     port = free_port()
     with ray_nodes() as nodes:
         nodes.add(num_cpus=2, ray_client_server_port=port)
@@ -264,12 +293,11 @@ def test_a_killed_controller_on_another_machine_leaves_no_second_attempt_behind(
         wait_for(lambda: len({pid for *_, pid in notes(app, "step")}) == 2)
         first.kill()
         first.communicate()
-        # Ray waits for the connection to come back, but the next controller knows that it will not.
+        # Ray waits for the connection to come back.
         assert all(runs(pid) for *_, pid in notes(app, "step"))
 
         done = app.run(*command)
         assert done.status == 0, done.err
-        assert "waits in Ray's queue" not in done.out
         assert_nothing_lost_or_doubled(app, 2)
 
 

@@ -171,7 +171,7 @@ class RayWorker:
                 self._tell(self._actor.kill)
                 raise EOFError from error
             except (RayError, ConnectionError) as error:
-                raise Unfit(f"The Ray cluster does not answer any more: {gist(error)}") from error
+                raise _no_cluster(error) from error
 
     def _get(self, reference: Any) -> Any:
         while not _ready(reference, POLL_SECONDS):
@@ -205,7 +205,14 @@ def _ready(reference: Any, timeout: float) -> bool:
 
 
 def _node_lives(node: str) -> bool:
-    return any(known["NodeID"] == node and known["Alive"] for known in ray.nodes())
+    try:
+        return any(known["NodeID"] == node and known["Alive"] for known in ray.nodes())
+    except Exception as error:  # of many kinds: it is the head that is gone
+        raise _no_cluster(error) from error
+
+
+def _no_cluster(error: Exception) -> Unfit:
+    return Unfit(f"The Ray cluster does not answer any more: {gist(error)}. Once it does, the same command goes on.")
 
 
 def _no_worker(error: RayError) -> str:
