@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+import psutil
 import pytest
 from optuna.trial import TrialState
 from tests.sweep.apps import LONG, App, assert_nothing_lost_or_doubled, notes, runs, wait_for
@@ -90,6 +91,18 @@ def test_a_trial_that_kills_its_process_is_retried(on_one_node: App) -> None:
     (trial,) = on_one_node.study().trials
     assert (trial.values, trial.user_attrs["graft.attempt"], trial.user_attrs["graft.deaths"]) == ([1], 1, 1)
     assert "its process died (SIGKILL)" in done.out
+    assert_nothing_lost_or_doubled(on_one_node, 1)
+
+
+def test_a_trial_outlives_its_actor(on_one_node: App) -> None:
+    running = on_one_node.start("x=1", "steps=30", "seconds=0.1", "hydra.launcher.slots=1")
+    wait_for(lambda: bool(notes(on_one_node, "step")))
+    *_, worker = notes(on_one_node, "step")[0]
+    psutil.Process(worker).parent().kill()
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 0, err
+    assert "its process died (Ray actor died)" in out
+    assert not runs(worker)
     assert_nothing_lost_or_doubled(on_one_node, 1)
 
 
