@@ -10,13 +10,13 @@ from tests.conftest import backbone_at, run_command
 
 from graft.backbones import listing
 from graft.paths import CHECKOUT
-from hydra_plugins.graft.config import GraftLauncherConf, GraftSweeperConf
+from hydra_plugins.graft.config import GraftLauncherConf, GraftRayLauncherConf, GraftSweeperConf
 
 TEXT = (CHECKOUT / "docs" / "sweeps.md").read_text()
 
 
 def section(title: str) -> str:
-    return TEXT.split(f"## {title}")[1].split("\n## ")[0]
+    return TEXT.split(f"## {title}\n")[1].split("\n## ")[0]
 
 
 def named_in(part: str) -> set[str]:
@@ -28,6 +28,7 @@ def test_every_option_is_explained_and_no_other() -> None:
     for title, conf, apart in (
         ("Options of `hydra.sweeper`", GraftSweeperConf, {"params"}),
         ("Options of `hydra.launcher`", GraftLauncherConf, set()),
+        ("Options of `hydra.launcher` with `hydra/launcher=graft_ray`", GraftRayLauncherConf, set()),
     ):
         options = {field.name for field in fields(conf) if not field.name.startswith("_")}
         assert named_in(section(title)) == options - apart

@@ -69,7 +69,8 @@ def test_the_sweep_engine_can_be_imported_without_anything_heavy() -> None:
 
     program = (
         "import sys, graft.trial, graft.sweep, hydra_plugins.graft.sweeper, hydra_plugins.graft.launcher\n"
-        "print([m for m in ('tensorflow', 'mlflow', 'optuna') if m in sys.modules])"
+        "import graft.sweep.ray_cluster\n"
+        "print([m for m in ('tensorflow', 'mlflow', 'optuna', 'ray') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import textwrap
+import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+import psutil
 
 from graft.sweep.storage import open_storage
 
@@ -36,9 +41,11 @@ class App:
         self.journal = folder / "study.journal"
         (folder / "app.py").write_text(textwrap.dedent(source))
         self.environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+        # A test may choose another.
+        self.launcher: tuple[str, ...] = ()
 
     def command(self, *overrides: str, sweeping: bool = True) -> list[str]:
-        mode = ["-m", *GRAFT, f"hydra.sweeper.storage={self.journal}"] if sweeping else []
+        mode = ["-m", *GRAFT, *self.launcher, f"hydra.sweeper.storage={self.journal}"] if sweeping else []
         # A later override of one key wins, so a test may choose another storage or launcher.
         return [sys.executable, "app.py", *mode, *overrides]
 
@@ -111,3 +118,64 @@ PLAIN_APP = """
     if __name__ == "__main__":
         main()
 """
+
+STEPS_APP = """
+    import json, os, time
+    import hydra
+    from graft import trial
+
+    # Counts to `steps` with a checkpoint after each, in the trial's own folder.
+    @hydra.main(version_base=None, config_path=".", config_name="config")
+    def main(config):
+        now = trial.current()
+        checkpoint = now.directory / "checkpoint"
+        begin = int(checkpoint.read_text()) if checkpoint.exists() else 0
+        note(["start", now.number, now.attempt, begin])
+        for step in range(begin, config.steps):
+            time.sleep(config.seconds)
+            part = checkpoint.with_suffix(".part")
+            part.write_text(str(step + 1))
+            part.rename(checkpoint)
+            note(["step", now.number, now.attempt, step])
+            trial.report(step, step / config.steps)
+            if config.die_at == step and now.attempt == 0:
+                os.kill(os.getpid(), 9)
+            if trial.should_stop():
+                return 0.0
+        note(["end", now.number, now.attempt, config.x])
+        return config.x
+
+    def note(fields):
+        with open("log", "a") as log:
+            log.write(json.dumps([*fields, os.getpid()]) + "\\n")
+
+    if __name__ == "__main__":
+        main()
+"""
+
+STEPS_CONFIG = "x: 0\ny: 0.0\nsteps: 3\nseconds: 0.02\ndie_at: -1\npassword: one\n"
+
+
+def notes(app: App, kind: str) -> list[list[int]]:
+    return [note[1:] for note in map(json.loads, app.lines()) if note[0] == kind]
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float = 60) -> None:
+    """Waits until `condition` holds. The limit is only there to end a test that would hang."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.01)
+
+
+def assert_nothing_lost_or_doubled(app: App, trials: int) -> None:
+    """Each trial came to its end, and no step that a checkpoint had kept was done again."""
+    assert {number for number, *_ in notes(app, "end")} == set(range(trials))
+    assert max(Counter((number, step) for number, _, step, _ in notes(app, "step")).values()) == 1
+
+
+def runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

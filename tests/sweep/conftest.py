@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.sweep.apps import PLAIN_APP, App
+from tests.sweep.apps import PLAIN_APP, STEPS_APP, STEPS_CONFIG, App
+from tests.sweep.ray_nodes import RayNodes, ray_nodes
 
 
 @pytest.fixture
@@ -17,3 +18,19 @@ def make_app(tmp_path: Path) -> Callable[[str], App]:
 def app(make_app: Callable[[str], App]) -> App:
     """An application that knows nothing of Graft, with structured configs in `__main__`."""
     return make_app(PLAIN_APP)
+
+
+@pytest.fixture
+def steps(make_app: Callable[[str], App]) -> App:
+    """An application whose trials count, with checkpoints."""
+    app = make_app(STEPS_APP)
+    (app.folder / "config.yaml").write_text(STEPS_CONFIG)
+    return app
+
+
+@pytest.fixture(scope="module")
+def one_ray_node() -> Iterator[tuple[RayNodes, str]]:
+    """A Ray cluster of one node with two CPUs and two pretended GPUs, and its address."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    with ray_nodes() as nodes:
+        yield nodes, nodes.add(num_cpus=2, num_gpus=2)

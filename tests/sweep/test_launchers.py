@@ -40,6 +40,7 @@ class TestGraftLauncherInBatches(BatchedSweeperTestSuite):
 LAUNCHERS = {
     "graft": ["hydra/launcher=graft", "hydra.launcher.slots=2"],
     "graft fresh": ["hydra/launcher=graft", "hydra.launcher.fresh_process=true"],
+    "ray": ["hydra/launcher=graft_ray"],
     "basic": ["hydra/launcher=basic"],
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_jobs=2"],
 }
@@ -71,16 +72,21 @@ CONFORMING_APP = """
 """
 
 
-@pytest.fixture(params=LAUNCHERS)
-def launcher(request: pytest.FixtureRequest) -> list[str]:
-    return LAUNCHERS[request.param]
-
-
 @pytest.fixture
 def conforming(make_app: Callable[[str], App]) -> App:
     app = make_app(CONFORMING_APP)
     (app.folder / "config.yaml").write_text("x: 0\n")
     return app
+
+
+@pytest.fixture(params=LAUNCHERS)
+def launcher(request: pytest.FixtureRequest, conforming: App) -> list[str]:
+    overrides = LAUNCHERS[request.param]
+    if request.param == "ray":
+        nodes, address = request.getfixturevalue("one_ray_node")
+        conforming.environment |= nodes.environment
+        overrides = [*overrides, f"hydra.launcher.address={address}"]
+    return overrides
 
 
 def test_every_launcher_gives_the_same_outcomes(conforming: App, launcher: list[str]) -> None:

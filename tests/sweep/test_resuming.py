@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import time
@@ -13,70 +12,9 @@ import optuna
 import psutil
 import pytest
 from optuna.trial import TrialState
-from tests.sweep.apps import LONG, App
+from tests.sweep.apps import LONG, App, assert_nothing_lost_or_doubled, notes, runs, wait_for
 
 from graft.sweep.storage import open_storage
-
-STEPS_APP = """
-    import json, os, time
-    import hydra
-    from graft import trial
-
-    # Counts to `steps` with a checkpoint after each, in the trial's own folder.
-    @hydra.main(version_base=None, config_path=".", config_name="config")
-    def main(config):
-        now = trial.current()
-        checkpoint = now.directory / "checkpoint"
-        begin = int(checkpoint.read_text()) if checkpoint.exists() else 0
-        note(["start", now.number, now.attempt, begin])
-        for step in range(begin, config.steps):
-            time.sleep(config.seconds)
-            part = checkpoint.with_suffix(".part")
-            part.write_text(str(step + 1))
-            part.rename(checkpoint)
-            note(["step", now.number, now.attempt, step])
-            trial.report(step, step / config.steps)
-            if config.die_at == step and now.attempt == 0:
-                os.kill(os.getpid(), 9)
-            if trial.should_stop():
-                return 0.0
-        note(["end", now.number, now.attempt, config.x])
-        return config.x
-
-    def note(fields):
-        with open("log", "a") as log:
-            log.write(json.dumps([*fields, os.getpid()]) + "\\n")
-
-    if __name__ == "__main__":
-        main()
-"""
-
-CONFIG = "x: 0\ny: 0.0\nsteps: 3\nseconds: 0.02\ndie_at: -1\npassword: one\n"
-
-
-@pytest.fixture
-def steps(make_app: Callable[[str], App]) -> App:
-    app = make_app(STEPS_APP)
-    (app.folder / "config.yaml").write_text(CONFIG)
-    return app
-
-
-def notes(app: App, kind: str) -> list[list[int]]:
-    return [note[1:] for note in map(json.loads, app.lines()) if note[0] == kind]
-
-
-def wait_for(condition: Callable[[], bool], *, seconds: float = 60) -> None:
-    """Waits until `condition` holds. The limit is only there to end a test that would hang."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.01)
-
-
-def assert_nothing_lost_or_doubled(app: App, trials: int) -> None:
-    """Each trial came to its end, and no step that a checkpoint had kept was done again."""
-    assert {number for number, *_ in notes(app, "end")} == set(range(trials))
-    assert max(Counter((number, step) for number, _, step, _ in notes(app, "step")).values()) == 1
 
 
 def test_a_dead_worker_is_retried_in_the_same_trial_from_its_checkpoint(steps: App) -> None:
@@ -219,14 +157,7 @@ def test_the_workers_die_with_their_controller(steps: App) -> None:
     workers = {pid for *_, pid in notes(steps, "step")}
     running.kill()
     running.communicate()
-    wait_for(lambda: not any(psutil.pid_exists(pid) and _runs(pid) for pid in workers))
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    wait_for(lambda: not any(runs(pid) for pid in workers))
 
 
 def test_a_second_controller_joins_and_nothing_runs_twice(steps: App) -> None:

@@ -62,13 +62,13 @@ def launch_batch(
     setup_globals()
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-    log.info("Launching %d jobs in %d slots", len(job_overrides), pool.slots)
     composer = Composer(hydra_context.config_loader, config)
     jobs = [
         Job(number, tuple(overrides), composer(overrides, number))
         for number, overrides in enumerate(job_overrides, initial_job_idx)
     ]
     pool.open(hydra_context=hydra_context, task_function=task_function, config=config, listener=_echo)
+    log.info("Launching %d jobs in %d slots%s", len(job_overrides), pool.slots, pool.place)
     try:
         futures = []
         for job in jobs:
@@ -125,6 +125,8 @@ class BatchLauncher:
         launcher: Set up already.
         n_jobs: Trials in a batch.
     """
+
+    place = ""
 
     def __init__(self, launcher: Launcher, n_jobs: int) -> None:
         self._launcher = launcher

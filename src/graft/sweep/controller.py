@@ -170,7 +170,7 @@ class Controller:
         budget = cells if space.pure_grid else f"{cells}, {options.n_trials} trials in each sampled one"
         slots = f"{self._launcher.slots} slot{'s' * (self._launcher.slots > 1)}"
         total = f"{study.total} trial{'s' * (study.total != 1)}"
-        print(f"Sweep {study.name}: {total} ({budget}) in {slots}")
+        print(f"Sweep {study.name}: {total} ({budget}) in {slots}{self._launcher.place}")
         print(f"  {study.directory}")
         if study.resumed:
             print(f"  It goes on: {done} of {study.total} trials are finished.")

@@ -151,7 +151,11 @@ class JobLauncher(Protocol):
 
     @property
     def slots(self) -> int:
-        """How many jobs run at a time. The controller submits no more than that."""
+        """How many jobs run at a time. The controller submits no more than that. Known after `open`."""
+
+    @property
+    def place(self) -> str:
+        """Where the slots are, for the first line of a sweep; empty for this machine. Known after `open`."""
 
     def open(
         self,

@@ -21,7 +21,7 @@ DEAD_AFTER_SECONDS = 120.0
 """A controller on another host that was silent for so long is taken to be dead."""
 
 CONTROLLER_VARIABLE = "GRAFT_CONTROLLER"
-"""Environment variable of each worker that holds its controller's process number."""
+"""Environment variable of each worker that holds the mark of its controller."""
 
 
 def here(*, left: bool) -> dict[str, Any]:
@@ -34,6 +34,12 @@ def here(*, left: bool) -> dict[str, Any]:
         "beat": time.time(),
         "left": left,
     }
+
+
+def mark_of_controller(shown: Mapping[str, Any] | None = None) -> str:
+    """What marks the workers of the controller that showed itself as `shown`; of this process, if None."""
+    # With the host, because a scheduler runs workers on other hosts, where other controllers may be.
+    return f"{os.getpid()} {_host()}" if shown is None else f"{shown['pid']} {shown['host']}"
 
 
 def alive(controller: Mapping[str, Any]) -> bool:
@@ -69,7 +75,7 @@ def end_leftover_workers(controller: Mapping[str, Any] | None) -> None:
         try:
             if "graft.sweep.worker" in (process.info["cmdline"] or ()) and process.environ().get(
                 CONTROLLER_VARIABLE
-            ) == str(controller["pid"]):
+            ) == mark_of_controller(controller):
                 process.kill()
                 process.wait(10)
         except psutil.Error:

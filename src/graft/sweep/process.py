@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from typing import Any
@@ -18,8 +19,8 @@ import cloudpickle
 import psutil
 
 from graft.sweep.jobs import Job
-from graft.sweep.liveness import CONTROLLER_VARIABLE
-from graft.sweep.worker import JOB, QUIT
+from graft.sweep.liveness import CONTROLLER_VARIABLE, mark_of_controller
+from graft.sweep.worker import JOB, QUIT, STOP
 
 POLL_SECONDS = 0.5
 """How often a slot looks at clocks, and at its process where the system has no pidfd."""
@@ -32,20 +33,30 @@ LAST_LINES = 5
 
 
 class Unfit(Exception):
-    """The worker could not load the application."""
+    """No worker can run this application here; no trial is to blame."""
 
 
 class Process:
-    """A worker process, its pipe and its output."""
+    """A worker process, its pipe and its output. It is a `graft.sweep.workers.Worker`.
 
-    def __init__(self, device: str | None, setup: bytes) -> None:
+    Args:
+        device: See `worker_environment`.
+        setup: From `pickled_application`.
+        controller: Mark of the controller that it works for, if that is not this process.
+        directory: Where it starts; None is where this process is.
+    """
+
+    def __init__(
+        self, device: str | None, setup: bytes, *, controller: str | None = None, directory: str | None = None
+    ) -> None:
         self._sending = threading.Lock()
         self._connection, theirs = Pipe()
         # -P keeps the working directory off the search path until the controller's own is in place.
         command = [sys.executable, "-P", "-m", "graft.sweep.worker", str(theirs.fileno())]
         self._popen = subprocess.Popen(
             command,
-            env=worker_environment(device),
+            env=worker_environment(device, controller or mark_of_controller()),
+            cwd=directory,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -64,23 +75,19 @@ class Process:
         with contextlib.suppress(OSError):
             self._connection.send_bytes(setup)
 
-    def wait_until_ready(self) -> None:
-        while True:
-            for message in self.messages(POLL_SECONDS):
-                if isinstance(message, str):
-                    continue
-                if message["kind"] == "unfit":
-                    raise Unfit(
-                        f"The task cannot be loaded in a worker process: {message['message']}. It must be importable, "
-                        "or picklable by cloudpickle."
-                    )
-                return
+    def wait_until_ready(self, say: Callable[[str], None]) -> None:
+        wait_for_greeting(self.messages)
 
     def send_job(self, job: Job) -> None:
-        ticket = None if job.ticket is None else job.ticket.to_json()
+        self.send_pickled_job(pickled_job(job))
+
+    def send_pickled_job(self, pickled: bytes) -> None:
         self.jobs += 1
         self.last_lines.clear()
-        self.send(JOB + cloudpickle.dumps({"config": job.config, "ticket": ticket}))
+        self.send(JOB + pickled)
+
+    def stop(self) -> None:
+        self.send(STOP)
 
     def send(self, message: bytes) -> None:
         """Sends a message; the controller's thread may ask to stop while the slot's hands over a job."""
@@ -167,14 +174,34 @@ class Process:
             self._pidfd = None
 
 
-def worker_environment(device: str | None) -> dict[str, str]:
+def wait_for_greeting(messages: Callable[[float], list[dict[str, Any] | str]]) -> None:
+    """Waits for what a worker says first: that it is ready, or that it cannot load the application."""
+    while True:
+        for message in messages(POLL_SECONDS):
+            if isinstance(message, str):
+                continue
+            if message["kind"] == "unfit":
+                raise Unfit(
+                    f"The task cannot be loaded in a worker process: {message['message']}. It must be importable, "
+                    "or picklable by cloudpickle."
+                )
+            return
+
+
+def pickled_job(job: Job) -> bytes:
+    ticket = None if job.ticket is None else job.ticket.to_json()
+    return cloudpickle.dumps({"config": job.config, "ticket": ticket})
+
+
+def worker_environment(device: str | None, controller: str) -> dict[str, str]:
     """The environment of a slot's worker. It is set before anything can import TensorFlow.
 
     Args:
         device: What `CUDA_VISIBLE_DEVICES` is set to; None leaves it as it is.
+        controller: Mark of the controller, by which a later one finds what this one left behind.
     """
     environment = dict(os.environ)
-    environment[CONTROLLER_VARIABLE] = str(os.getpid())
+    environment[CONTROLLER_VARIABLE] = controller
     if device is not None:
         environment["CUDA_VISIBLE_DEVICES"] = device
         # Slots that share a GPU would otherwise each take all of its memory.

@@ -1,8 +1,9 @@
-"""Slots on this machine: each runs one job at a time in a warm worker process.
+"""Slots: each runs one job at a time in a warm worker process, wherever that process is.
 
 A thread a slot waits for its worker, so a slot reads like a program of its own: start a worker if
 there is none, hand it the job, pass on what it reports and prints, and take its answer, or notice
-that it died or ran out of time.
+that it died or ran out of time. What a worker is, and where workers come from, is `Worker` and
+`Workers`: see `graft.sweep.local` and `graft.sweep.ray_cluster`.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from graft.errors import ConfigError
 from graft.sweep.application import pickled_application
-from graft.sweep.devices import slot_devices
 from graft.sweep.jobs import (
     Answer,
     Died,
@@ -37,19 +38,22 @@ from graft.sweep.jobs import (
     Returned,
     TimedOut,
 )
-from graft.sweep.process import POLL_SECONDS, Process, Unfit
-from graft.sweep.worker import STOP, describe_error
+from graft.sweep.process import POLL_SECONDS, Unfit
+from graft.sweep.worker import describe_error
 
 log = logging.getLogger(__name__)
 
 
+class Withdrawn(Exception):
+    """The worker was told to stop before there was a place for it."""
+
+
 @dataclass(frozen=True)
 class PoolOptions:
-    """How jobs are run, from `hydra.launcher`.
+    """How jobs are run, from `hydra.launcher`, wherever that is.
 
     Attributes:
-        slots: Jobs at a time; None for one a GPU, or one on a machine without.
-        slots_per_gpu: Slots that share a GPU.
+        slots: Jobs at a time; None for as many as there is room for.
         fresh_process: A new worker for every job.
         recycle_after_trials: A worker is replaced after so many jobs; None for never.
         recycle_above_gib: A worker that holds more memory than this after a job is replaced.
@@ -57,48 +61,126 @@ class PoolOptions:
     """
 
     slots: int | None = None
-    slots_per_gpu: int = 1
     fresh_process: bool = False
     recycle_after_trials: int | None = None
     recycle_above_gib: float | None = None
     show_output: bool = True
 
     def __post_init__(self) -> None:
-        problems = [
-            f"hydra.launcher.{key}={value} is not allowed. Allowed: {allowed}."
-            for key, value, allowed in (
-                ("slots", self.slots, "a whole number from 1, or null for one a GPU"),
-                ("slots_per_gpu", self.slots_per_gpu, "a whole number from 1"),
-                (
-                    "recycle_after_trials",
-                    self.recycle_after_trials,
-                    "a whole number from 1, or null for never",
-                ),
-            )
-            if value is not None and value < 1
-        ]
-        if self.recycle_above_gib is not None and self.recycle_above_gib <= 0:
-            problems.append(
-                f"hydra.launcher.recycle_above_gib={self.recycle_above_gib} is not allowed. Allowed: a number of "
-                "GiB above 0, or null for no limit."
-            )
-        if problems:
+        if problems := self.problems():
             raise ConfigError(problems)
+
+    def problems(self) -> list[str]:
+        """One text for each value that is not allowed."""
+        return [
+            *not_allowed("slots", self.slots, self.slots is None or self.slots >= 1, "a whole number from 1, or null"),
+            *not_allowed(
+                "recycle_after_trials",
+                self.recycle_after_trials,
+                self.recycle_after_trials is None or self.recycle_after_trials >= 1,
+                "a whole number from 1, or null for never",
+            ),
+            *not_allowed(
+                "recycle_above_gib",
+                self.recycle_above_gib,
+                self.recycle_above_gib is None or self.recycle_above_gib > 0,
+                "a number of GiB above 0, or null for no limit",
+            ),
+        ]
+
+
+def not_allowed(key: str, value: object, is_allowed: bool, allowed: str) -> list[str]:
+    """The text about a value under `hydra.launcher` that is not allowed, if it is not."""
+    return [] if is_allowed else [f"hydra.launcher.{key}={value} is not allowed. Allowed: {allowed}."]
+
+
+class Worker(Protocol):
+    """A worker as its slot sees it. Every method but `stop` and `kill` is called in the slot's thread."""
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs it was sent."""
+
+    @property
+    def last_lines(self) -> Iterable[str]:
+        """The last lines that the job printed."""
+
+    def wait_until_ready(self, say: Callable[[str], None]) -> None:
+        """Returns when the worker can be sent a job; `say` takes what the user should know meanwhile.
+
+        Raises:
+            EOFError: It died.
+            Unfit: It can run no job of this application.
+            Withdrawn: It was told to stop before there was a place for it.
+        """
+
+    def send_job(self, job: Job) -> None:
+        """Hands a job over."""
+
+    def messages(self, patience: float) -> list[dict[str, Any] | str]:
+        """What arrived within `patience` seconds: lines that the job printed, then at most one message.
+
+        Raises:
+            EOFError: It is dead, and has nothing more to say.
+        """
+
+    def last_words(self) -> list[str]:
+        """What a dead worker left, an unfinished line included."""
+
+    def cause_of_death(self) -> str:
+        """Name of the signal that ended it, or what else did."""
+
+    def memory_gib(self) -> float:
+        """What it holds now."""
+
+    def stop(self) -> None:
+        """Asks the running job to return at its next step. Called in the controller's thread; does not wait."""
+
+    def kill(self) -> None:
+        """Ends it with all that it started. Called in the controller's thread as well; does not wait."""
+
+    def quit(self) -> None:
+        """Lets it end by itself, ends it if it does not, and frees all that it held."""
+
+
+class Workers(Protocol):
+    """Where the workers of a pool come from: this machine, or whatever schedules several."""
+
+    @property
+    def slots(self) -> int:
+        """How many workers there can be at a time. Known after `open`."""
+
+    @property
+    def place(self) -> str:
+        """Where that is, for the first line of a sweep; empty for this machine. Known after `open`."""
+
+    def open(self) -> None:
+        """Gets ready; raises ConfigError where no worker can be had."""
+
+    def start(self, slot: int, setup: bytes) -> Worker:
+        """Starts the worker of a slot, or asks for a place for it. Called in the slot's thread; does not wait."""
+
+    def close(self) -> None:
+        """Frees what was held. All workers have quit. May be called twice."""
 
 
 class WorkerPool:
-    """The `JobLauncher` of this machine. See there for what each method promises."""
+    """A `JobLauncher` over workers of one kind. See there for what each method promises."""
 
-    def __init__(self, options: PoolOptions) -> None:
+    def __init__(self, options: PoolOptions, workers: Workers) -> None:
         self._options = options
-        self._devices = slot_devices(options.slots, options.slots_per_gpu)
+        self._workers = workers
         self._slots: list[Slot] = []
         self._idle: queue.LifoQueue[Slot]
         self._executor: ThreadPoolExecutor | None = None
 
     @property
     def slots(self) -> int:
-        return len(self._devices)
+        return self._workers.slots
+
+    @property
+    def place(self) -> str:
+        return self._workers.place
 
     def open(
         self,
@@ -109,10 +191,11 @@ class WorkerPool:
         listener: Listener,
     ) -> None:
         setup = pickled_application(hydra_context, task_function)
+        self._workers.open()
         self._idle = queue.LifoQueue()
         # The last one made is the first one taken, so slot 0 is the one that a single job gets.
-        for index, device in reversed(list(enumerate(self._devices))):
-            slot = Slot(f"{index}", device, setup, self._options, listener)
+        for index in reversed(range(self.slots)):
+            slot = Slot(f"{index}", partial(self._workers.start, index, setup), self._options, listener)
             self._slots.append(slot)
             self._idle.put(slot)
         self._executor = ThreadPoolExecutor(self.slots, thread_name_prefix="graft-slot")
@@ -143,6 +226,7 @@ class WorkerPool:
         for thread in quitting:
             thread.join()
         self._slots.clear()
+        self._workers.close()
 
     def kill_running(self) -> None:
         """Kills running jobs, and leaves idle workers their orderly end."""
@@ -161,13 +245,12 @@ class WorkerPool:
 class Slot:
     """A place for one job at a time, and its worker while it has one."""
 
-    def __init__(self, name: str, device: str | None, setup: bytes, options: PoolOptions, listener: Listener) -> None:
+    def __init__(self, name: str, start: Callable[[], Worker], options: PoolOptions, listener: Listener) -> None:
         self.name = name
-        self._device = device
-        self._setup = setup
+        self._start = start
         self._options = options
         self._listener = listener
-        self._worker: Process | None = None
+        self._worker: Worker | None = None
         # Guards what the controller's thread reaches into: the worker and the three flags.
         self._lock = threading.RLock()
         self.busy = False
@@ -180,14 +263,16 @@ class Slot:
         with self._lock:
             self.busy = True
         try:
-            worker = self._ready_worker()
+            worker = self._ready_worker(job)
             worker.send_job(job)
             with self._lock:
                 if self._stop_asked:  # it may have come while the worker was starting
-                    worker.send(STOP)
+                    worker.stop()
             answer = self._follow(worker, job)
         except (EOFError, OSError):
             answer = Answer(self._died(job))
+        except Withdrawn:
+            answer = Answer(Killed())
         except Unfit as error:
             answer = Answer(Refused(str(error)))
         except Exception as error:
@@ -213,7 +298,7 @@ class Slot:
             self._stop_asked = True
             if self.busy and self._worker is not None:
                 with contextlib.suppress(OSError):
-                    self._worker.send(STOP)
+                    self._worker.stop()
 
     def kill(self) -> None:
         """Kills the worker with all that it started. Called in the controller's thread."""
@@ -226,17 +311,19 @@ class Slot:
         """Lets an idle worker end."""
         self._discard()
 
-    def _ready_worker(self) -> Process:
+    def _ready_worker(self, job: Job) -> Worker:
         if self._worker is None:
-            worker = Process(self._device, self._setup)
+            worker = self._start()
             with self._lock:
                 self._worker = worker
                 if self._killed:
                     worker.kill()
-            worker.wait_until_ready()
+                elif self._stop_asked:
+                    worker.stop()
+            worker.wait_until_ready(lambda text: self._listener(Printed(job.number, text)))
         return self._worker
 
-    def _follow(self, worker: Process, job: Job) -> Answer:
+    def _follow(self, worker: Worker, job: Job) -> Answer:
         """Passes on reports and output until the job has ended."""
         # From here, for starting a worker is not the job's time.
         deadline = None if job.timeout is None else time.monotonic() + job.timeout

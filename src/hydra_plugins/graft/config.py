@@ -1,4 +1,4 @@
-"""The options of `hydra/sweeper=graft` and `hydra/launcher=graft`, with their defaults."""
+"""The options of `hydra/sweeper=graft`, `hydra/launcher=graft` and `hydra/launcher=graft_ray`, with their defaults."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +49,7 @@ class GraftSweeperConf:
 
 @dataclass
 class GraftLauncherConf:
-    """See `graft.sweep.workers.PoolOptions` for what is allowed."""
+    """See `graft.sweep.local.LocalOptions` for what is allowed."""
 
     _target_: str = "hydra_plugins.graft.launcher.GraftLauncher"
     # Trials at a time; null is one a GPU, or one on a machine without.
@@ -64,6 +64,30 @@ class GraftLauncherConf:
     show_output: bool = True
 
 
+@dataclass
+class GraftRayLauncherConf:
+    """See `graft.sweep.ray_cluster.RayOptions` for what is allowed."""
+
+    _target_: str = "hydra_plugins.graft.launcher.GraftRayLauncher"
+    # null starts a Ray on this machine and stops it afterwards; or auto, HOST:PORT, ray://HOST:PORT.
+    address: str | None = None
+    # Trials at a time; null is as many as the cluster has room for at the start.
+    slots: int | None = None
+    # What a slot takes of a node; fractions share a GPU. null is one GPU where the cluster has any.
+    num_cpus: float = 1.0
+    num_gpus: float | None = None
+    # Ray's own: code, packages and environment variables for nodes that lack them.
+    runtime_env: Any = None
+    # Seconds without contact after which a trial's worker ends itself, and the trial starts again elsewhere.
+    lost_after: float = 30.0
+    # As for hydra/launcher=graft.
+    fresh_process: bool = False
+    recycle_after_trials: int | None = None
+    recycle_above_gib: float | None = None
+    show_output: bool = True
+
+
 store = ConfigStore.instance()
 store.store(group="hydra/sweeper", name="graft", node=GraftSweeperConf, provider="graft")
 store.store(group="hydra/launcher", name="graft", node=GraftLauncherConf, provider="graft")
+store.store(group="hydra/launcher", name="graft_ray", node=GraftRayLauncherConf, provider="graft")

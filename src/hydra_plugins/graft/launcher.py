@@ -1,9 +1,9 @@
-"""`hydra/launcher=graft`: jobs in warm worker processes, one a slot, for any of Hydra's sweepers."""
+"""`hydra/launcher=graft` and `graft_ray`: jobs in warm worker processes, one a slot, for any of Hydra's sweepers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -11,6 +11,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from hydra_plugins.graft._exit import exit_with
+
+if TYPE_CHECKING:
+    from graft.sweep.workers import WorkerPool
 
 
 class GraftLauncher(Launcher):
@@ -27,19 +30,29 @@ class GraftLauncher(Launcher):
         self.hydra_context = hydra_context
         self.task_function = task_function
         from graft.errors import GraftError
-        from graft.sweep.workers import PoolOptions, WorkerPool
 
         try:
-            self._pool = WorkerPool(PoolOptions(**self.given))
+            self._pool = self._make_pool()
         except GraftError as error:
             exit_with(error)
         # The rest of JobLauncher, for sweepers that keep slots busy instead of launching batches.
         self.open, self.submit, self.flush = self._pool.open, self._pool.submit, self._pool.flush
         self.stop, self.kill, self.close = self._pool.stop, self._pool.kill, self._pool.close
 
+    def _make_pool(self) -> WorkerPool:
+        from graft.sweep.local import LocalOptions, LocalWorkers
+        from graft.sweep.workers import WorkerPool
+
+        options = LocalOptions(**self.given)
+        return WorkerPool(options, LocalWorkers(options))
+
     @property
     def slots(self) -> int:
         return self._pool.slots
+
+    @property
+    def place(self) -> str:
+        return self._pool.place
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from graft.sweep.batches import launch_batch
@@ -55,3 +68,20 @@ class GraftLauncher(Launcher):
             job_overrides=job_overrides,
             initial_job_idx=initial_job_idx,
         )
+
+
+class GraftRayLauncher(GraftLauncher):
+    """The same on a Ray cluster."""
+
+    def _make_pool(self) -> WorkerPool:
+        from omegaconf import OmegaConf
+
+        from graft.sweep.ray_cluster import RayOptions, RayWorkers
+        from graft.sweep.workers import WorkerPool
+
+        given: dict[str, Any] = {
+            key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            for key, value in self.given.items()
+        }
+        options = RayOptions(**given)
+        return WorkerPool(options, RayWorkers(options))
