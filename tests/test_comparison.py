@@ -69,7 +69,7 @@ def swept(*values: tuple[str, str, str, float]) -> Comparison:
         replace(
             FROZEN,
             number=number,
-            params={"trainable": trainable, "seed": seed, "head_width": width, "backbone.name": f"b{width}"},
+            params={"trainable": trainable, "seed": seed, "head_width": width},
             test_accuracy=accuracy,
             overfit_gap=1 - accuracy,
         )
@@ -88,8 +88,9 @@ WIDTHS = swept(
 
 
 def test_every_value_of_a_key_has_its_mean_and_interval_over_the_seeds() -> None:
-    narrow, wide, fine_tuned = by_key.levels(WIDTHS, "head_width")
-    assert [(level.kind, level.value, level.trials) for level in (narrow, wide, fine_tuned)] == [
+    found = by_key.by_key(WIDTHS, "head_width")
+    narrow, wide, fine_tuned = found.levels
+    assert [(level.kind, level.value, level.trials) for level in found.levels] == [
         ("frozen", "8", 2),
         ("frozen", "64", 2),
         ("fine-tuned", "8", 1),
@@ -103,27 +104,93 @@ def test_every_value_of_a_key_has_its_mean_and_interval_over_the_seeds() -> None
     # Seed by seed 0.10 and 0.14: the spread of the seeds themselves is not in it.
     assert (wide.above_first.mean, wide.above_first.high) == pytest.approx((0.12, 0.12 + 12.706 * 0.02), abs=1e-4)
     assert (fine_tuned.above_first, fine_tuned.test_accuracy.why_none) == (None, "one seed")
+    assert not found.uneven
 
 
 def test_a_seed_counts_once_however_many_trials_it_has() -> None:
     twice = swept(
         ("False", "0", "8", 0.5), ("False", "1", "8", 0.8), ("False", "1", "8", 0.6), ("False", "0", "9", 0.5)
     )
-    assert by_key.levels(twice, "head_width")[0].test_accuracy.mean == pytest.approx(0.6)
+    assert by_key.by_key(twice, "head_width").levels[0].test_accuracy.mean == pytest.approx(0.6)
+
+
+def test_a_difference_is_from_trials_that_are_equal_in_everything_else() -> None:
+    """A rate at which one optimiser diverged takes nothing from the other."""
+    accuracies = {("sgd", "0.1"): None, ("sgd", "0.01"): 0.98, ("adam", "0.1"): 0.9, ("adam", "0.01"): 1.0}
+    trials = tuple(
+        replace(
+            FROZEN,
+            number=number,
+            state="failed" if accuracy is None else "complete",
+            params={"trainable": "False", "seed": "0", "optimizer.name": optimizer, "learning_rate": rate},
+            test_accuracy=accuracy,
+        )
+        for number, ((optimizer, rate), accuracy) in enumerate(accuracies.items())
+    )
+    found = by_key.by_key(Comparison("sweep", "1" * 32, "1", trials, ()), "optimizer")
+    sgd, adam = found.levels
+    assert adam.test_accuracy.mean < sgd.test_accuracy.mean
+    assert adam.above_first is not None
+    assert adam.above_first.mean == pytest.approx(0.02)
+    assert (found.left_out, found.uneven) == ((0,), True)
+    text = shown(found)
+    assert "Not in it, as they are not complete: 1 trials (0)." in text
+    assert "were not tried with the same settings" in text
+
+
+def test_sampled_settings_give_no_difference() -> None:
+    trials = tuple(
+        replace(FROZEN, number=number, params={"seed": "0", "trainable": "False", "x": x, "learning_rate": f"{number}"})
+        for number, x in enumerate("aabb")
+    )
+    found = by_key.by_key(Comparison("sweep", "1" * 32, "1", trials, ()), "x")
+    assert [level.above_first for level in found.levels] == [None, None]
+    assert found.uneven
 
 
 def test_a_group_is_called_by_its_name_and_what_was_not_varied_is_refused() -> None:
-    assert [level.value for level in by_key.levels(WIDTHS, "backbone")] == ["b64", "b8", "b8"]
+    named = tuple(
+        replace(
+            FROZEN, number=number, params={"trainable": "False", "backbone.name": name, "backbone.input_size": size}
+        )
+        for number, (name, size) in enumerate((("b64", "224"), ("b8", "240")))
+    )
+    found = by_key.by_key(Comparison("sweep", "1" * 32, "1", named, ()), "backbone")
+    assert (found.key, [level.value for level in found.levels]) == ("backbone.name", ["b64", "b8"])
+    assert found.levels[1].above_first is not None  # the size follows from the backbone
     with pytest.raises(ConfigError, match=r"--by head_with: .*head_width.*did you mean head_width\?"):
-        by_key.levels(WIDTHS, "head_with")
+        by_key.by_key(WIDTHS, "head_with")
+    for key in ("seed", "trainable"):
+        with pytest.raises(ConfigError, match=rf"--by {key}: seeds make the intervals.*allowed are .*head_width"):
+            by_key.by_key(WIDTHS, key)
     with pytest.raises(ConfigError, match="no trial of sweep is complete"):
-        by_key.levels(Comparison("sweep", "1" * 32, "1", (replace(FROZEN, state="failed"),), ()), "head_width")
+        by_key.by_key(Comparison("sweep", "1" * 32, "1", (replace(FROZEN, state="failed"),), ()), "head_width")
+    modes = tuple(
+        replace(FROZEN, number=number, params={"trainable": "False", "features.mode": mode})
+        for number, mode in enumerate(("auto", "live"))
+    )
+    assert by_key.by_key(Comparison("sweep", "1" * 32, "1", modes, ()), "features").key == "features.mode"
 
 
 def test_the_table_by_a_key_says_what_its_numbers_are() -> None:
-    console = Console(file=io.StringIO(), width=120)
-    by_key.show(by_key.levels(WIDTHS, "head_width"), "head_width", console)
-    text = console.file.getvalue()
+    text = shown(by_key.by_key(WIDTHS, "head_width"))
     assert "0.8500 ± 0.6353" in text
     assert "+0.1200 ± 0.2541" in text
     assert "± is half of the 95 % interval" in text
+    assert "not tried with the same settings" not in text
+
+
+def test_words_of_the_user_are_printed_as_they_are() -> None:
+    paths = tuple(
+        replace(FROZEN, number=number, params={"trainable": "False", "dataset.path": path})
+        for number, path in enumerate(("/a/[red]odd[/x]", "/b"))
+    )
+    assert "[red]odd[/x]" in shown(by_key.by_key(Comparison("sweep", "1" * 32, "1", paths, ()), "dataset.path"))
+    assert "[red]odd[/x]" in printed(*paths, width=160)
+
+
+def shown(found: by_key.ByKey) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    by_key.show(found, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()

@@ -96,7 +96,7 @@ def test_its_smoke_form_runs(
     assert max(trial["best_val_accuracy"] for trial in seen["trials"]) > 0
     if name == "dropout":
         by_key = json.loads(CliRunner().invoke(app, ["compare", "--by", "dropout_rate", "--json"]).stdout)
-        assert [level["value"] for level in by_key] == ["0.0", "0.2", "0.4", "0.6", "0.8"]
+        assert [level["value"] for level in by_key["levels"]] == ["0.0", "0.2", "0.4", "0.6", "0.8"]
 
 
 def test_one_run_can_be_made_of_an_experiment(tiny_backbone: Path, all_in_one: Path, tmp_path: Path) -> None:

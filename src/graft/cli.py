@@ -53,18 +53,18 @@ def compare(
 ) -> None:
     """Compare the trials of a sweep: transfer against fine-tuning, accuracy against time."""
     from graft import comparison  # late: MLflow takes seconds to import, and --help needs none of it
-    from graft.comparison import by_key
+    from graft.comparison import by_key as table
 
     tracking = _tracking(tracking_uri, experiment)
     if sweep is None:
         _tell_latest_elsewhere(tracking)
     found = comparison.compare(tracking, sweep)
     if by is not None:
-        levels = by_key.levels(found, by)
+        compared = table.by_key(found, by)
         if as_json:
-            print(json.dumps(by_key.as_json(levels), indent=2))
+            print(json.dumps(table.as_json(compared), indent=2))
         else:
-            by_key.show(levels, by, _console())
+            table.show(compared, _console())
     elif as_json:
         print(json.dumps(comparison.as_json(found), indent=2))
     else:

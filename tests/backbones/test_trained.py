@@ -49,6 +49,19 @@ def test_trained_again_it_has_the_same_digest(tmp_path: Path, monkeypatch: pytes
     assert again.sha256 == first.sha256
 
 
+def test_damage_is_found_and_mended_whatever_is_pinned(caplog: pytest.LogCaptureFixture) -> None:
+    good = backbones.resolve(Choice(URL))
+    file = next((good.path / "variables").glob("*.data*"))
+    content = bytearray(file.read_bytes())
+    content[1000] ^= 1
+    file.write_bytes(content)
+    assert trained.digest("digits") is None
+    pinned = Choice(URL, sha256=good.sha256)
+    backbones.check(pinned)
+    assert backbones.resolve(pinned) == good
+    assert "is damaged and is replaced" in caplog.text
+
+
 def test_it_can_be_frozen_and_fine_tuned(make_config: MakeConfig, tmp_path: Path) -> None:
     small = ("backbone=digits_cnn", "dataset.max_images=400", "dataset.image_size=32", "learning_rate=0.003")
     for trainable, parameters in (("false", 128 * 512 + 512 + 5130), ("true", 128 * 512 + 512 + 5130 + 245_392)):

@@ -88,7 +88,7 @@ def show(listed: Sequence[Option], console: Console) -> None:
     for option in listed:
         say(f"{option.name}: {option.url}")
     say("Any other: backbone.url= a TF Hub or Kaggle handle, the address or path of a .tar.gz, or a folder.")
-    say("What is not cached is downloaded or converted when it is first used; only then some of its numbers are known.")
+    say("What is not cached is downloaded, converted or trained when it is first used; only then all of it is known.")
 
 
 def _composed(file: Path) -> DictConfig:

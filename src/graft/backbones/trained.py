@@ -41,16 +41,16 @@ def folder(name: str) -> Path:
 
 
 def digest(name: str) -> str | None:
-    """SHA-256 of what was trained; None before that, as processors differ in the last bits of a training.
+    """SHA-256 of what was trained; None where that is not there, or damaged: it is trained again then.
 
-    TensorFlow puts random identifiers into the rest of the SavedModels that it writes.
+    Processors differ in the last bits of a training, so it cannot be known before. TensorFlow puts random identifiers
+    into the rest of the SavedModels that it writes.
     """
-    identity = hashlib.sha256(f"graft backbone {name}\ntraining {TRAINING}\n".encode())
-    try:
-        for file in sorted((folder(name) / "variables").iterdir()):
-            identity.update(file.read_bytes())
-    except OSError:
+    if not folder_cache.is_whole(folder(name)):
         return None
+    identity = hashlib.sha256(f"graft backbone {name}\ntraining {TRAINING}\n".encode())
+    for file in sorted((folder(name) / "variables").iterdir()):
+        identity.update(file.read_bytes())
     return identity.hexdigest()
 
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from graft.comparison.interval import Interval, interval
+from graft.comparison.pairing import Setting, balanced
 from graft.comparison.record import Comparison, TrialRow
 from graft.comparison.varied import numbers, varied_keys
 from graft.errors import ConfigError
 from graft.suggestions import did_you_mean
 
-SEVERAL_SEEDS = "± is half of the 95 % interval (Student t over the seeds); a difference is paired, seed by seed."
-ONE_SEED = "One seed gives no interval; seed=0,1,2,3,4 does."
+APART = ("seed", "trainable")
+"""Keys that are compared otherwise: seeds make the intervals, and plain `graft compare` pairs the kinds of training."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Level:
         trials: How many.
         test_accuracy: From 0 to 1, over the seeds.
         overfit_gap: Training minus validation accuracy at the best epoch, likewise.
-        above_first: Test accuracy minus that of the first value of the kind, seed by seed; None for the first itself,
-            and where the two have no seed in common.
+        above_first: Test accuracy minus that of the first value of the kind, from trials that are equal in everything
+            but the key, seed by seed; None for the first itself, and where there are no such trials.
         epoch_seconds_live: Median over the trials, as with the backbone run on every image.
     """
 
@@ -44,8 +46,26 @@ class Level:
     epoch_seconds_live: float
 
 
-def levels(comparison: Comparison, key: str) -> tuple[Level, ...]:
-    """One a kind of training and value of `key`: numbers ascending, everything else in the order of the sweep.
+@dataclass(frozen=True)
+class ByKey:
+    """What every value of a key came to.
+
+    Attributes:
+        key: As it is recorded: ``backbone.name`` for the group `backbone`.
+        levels: One a kind of training and value: numbers ascending, everything else in the order of the sweep.
+        left_out: Numbers of the trials that are not complete, and so in none of them.
+        uneven: Whether some value was tried with other settings or seeds than another one, so that the accuracies of
+            both say nothing of the key. The differences do.
+    """
+
+    key: str
+    levels: tuple[Level, ...]
+    left_out: tuple[int, ...]
+    uneven: bool
+
+
+def by_key(comparison: Comparison, key: str) -> ByKey:
+    """Compares the values of `key`.
 
     Raises:
         ConfigError: if the sweep did not vary `key`, or no trial is complete.
@@ -53,59 +73,96 @@ def levels(comparison: Comparison, key: str) -> tuple[Level, ...]:
     complete = [trial for trial in comparison.trials if trial.complete and trial.kind]
     if not complete:
         raise ConfigError(f"--by {key}: no trial of {comparison.sweep} is complete")
-    # A group is told by its name: `--by backbone` means `backbone.name`.
-    name = key if any(key in trial.params for trial in complete) else f"{key}.name"
-    varied = tuple(each for each in varied_keys(complete) if each != "seed")
-    if len({trial.params.get(name) for trial in complete}) < 2:
-        allowed = (
-            f"allowed are the keys that it varied: {', '.join(varied)}" if varied else "it varied no key but the seed"
+    varied = [each for each in varied_keys(complete) if each not in APART]
+    name = _recorded(key, varied)
+    if name is None:
+        allowed = f"allowed are the keys that it varied: {', '.join(varied)}" if varied else "it varied no other key"
+        raise ConfigError(
+            f"--by {key}: seeds make the intervals, and graft compare alone compares the kinds of training; {allowed}"
+            if key in APART
+            else f"--by {key}: {comparison.sweep} has not varied it; {allowed}{did_you_mean(key, varied)}"
         )
-        raise ConfigError(f"--by {key}: {comparison.sweep} has not varied it; {allowed}{did_you_mean(key, varied)}")
-    in_order = list(dict.fromkeys(trial.params.get(name, "") for trial in complete))
-    if numbers(complete, name) is not None:
-        in_order.sort(key=float)
-    place = {value: number for number, value in enumerate(in_order)}
-    complete.sort(key=lambda trial: (trial.kind != "frozen", place[trial.params.get(name, "")]))
-    found: list[Level] = []
-    for kind, of_kind in groupby(complete, key=lambda trial: trial.kind):
-        first: dict[str, float] | None = None
-        for value, group in groupby(of_kind, key=lambda trial: trial.params.get(name, "")):
-            trials = list(group)
-            accuracies = _by_seed(trials, lambda trial: trial.test_accuracy)
-            found.append(
-                Level(
-                    kind=str(kind),
-                    value=value,
-                    trials=len(trials),
-                    test_accuracy=interval(list(accuracies.values())),
-                    overfit_gap=interval(list(_by_seed(trials, lambda trial: trial.overfit_gap).values())),
-                    above_first=_above(accuracies, first),
-                    epoch_seconds_live=statistics.median(trial.epoch_seconds_live or 0.0 for trial in trials),
-                )
-            )
-            first = first or accuracies
-    return tuple(found)
+    rest = [each for each in varied if each != name]
+    of_kind: dict[str, dict[str, list[TrialRow]]] = {"frozen": {}, "fine-tuned": {}}
+    for trial in complete:
+        of_kind[str(trial.kind)].setdefault(trial.params.get(name, ""), []).append(trial)
+    levels, uneven = [], False
+    for kind, by_value in of_kind.items():
+        order = sorted(by_value, key=float) if numbers(complete, name) is not None else list(by_value)
+        cells = {value: _cells(by_value[value], rest) for value in order}
+        uneven |= len({frozenset(each) for each in cells.values()}) > 1
+        levels += [_level(kind, value, by_value[value], cells[value], cells[order[0]]) for value in order]
+    left_out = tuple(trial.number for trial in comparison.trials if trial not in complete)
+    return ByKey(name, tuple(levels), left_out, uneven)
 
 
-def as_json(found: Sequence[Level]) -> list[dict[str, object]]:
-    """The levels for ``--json``."""
-    return [asdict(level) for level in found]
+def _recorded(key: str, varied: Sequence[str]) -> str | None:
+    """The varied key that `key` means; a group is told by its name, or by the one thing in it that was varied."""
+    inside = [each for each in varied if each.startswith(f"{key}.")]
+    if key in varied:
+        return key
+    return f"{key}.name" if f"{key}.name" in inside else inside[0] if len(inside) == 1 else None
 
 
-def show(found: Sequence[Level], key: str, console: Console) -> None:
+def _level(
+    kind: str, value: str, trials: Sequence[TrialRow], cells: Mapping[Cell, float], first: Mapping[Cell, float]
+) -> Level:
+    differences: dict[str, list[float]] = defaultdict(list)
+    # As in every other comparison: each seed with the same settings.
+    for cell in balanced(set(cells) & set(first)) if cells is not first else ():
+        differences[cell[0]].append(cells[cell] - first[cell])
+    return Level(
+        kind=kind,
+        value=value,
+        trials=len(trials),
+        test_accuracy=interval(_by_seed(trials, lambda trial: trial.test_accuracy)),
+        overfit_gap=interval(_by_seed(trials, lambda trial: trial.overfit_gap)),
+        above_first=interval([statistics.fmean(each) for each in differences.values()]) if differences else None,
+        epoch_seconds_live=statistics.median(trial.epoch_seconds_live or 0.0 for trial in trials),
+    )
+
+
+Cell = tuple[str, Setting]
+
+
+def _cells(trials: Sequence[TrialRow], rest: Sequence[str]) -> dict[Cell, float]:
+    """Test accuracies by seed and by everything else that was varied; of a repeated trial the mean."""
+    cells: dict[Cell, list[float]] = defaultdict(list)
+    for trial in trials:
+        setting = tuple((key, trial.params.get(key, "")) for key in rest)
+        cells[trial.params.get("seed", ""), setting].append(trial.test_accuracy or 0.0)
+    return {cell: statistics.fmean(values) for cell, values in cells.items()}
+
+
+def _by_seed(trials: Sequence[TrialRow], value: Callable[[TrialRow], float | None]) -> list[float]:
+    seeds: dict[str, list[float]] = defaultdict(list)
+    for trial in trials:
+        if (measured := value(trial)) is not None:
+            seeds[trial.params.get("seed", "")].append(measured)
+    return [statistics.fmean(values) for values in seeds.values()]
+
+
+def as_json(found: ByKey) -> dict[str, object]:
+    """The same as plain data, for ``--json``."""
+    return asdict(found)
+
+
+def show(found: ByKey, console: Console) -> None:
     """Prints a table: means, with half the width of their 95 % interval where there are several seeds."""
-    several = len({level.kind for level in found}) > 1
-    seeds = max(level.test_accuracy.seeds for level in found)
+    levels = found.levels
+    several = len({level.kind for level in levels}) > 1
+    seeds = max(level.test_accuracy.seeds for level in levels)
+    key = escape(found.key)  # keys and values are the user's own words: no markup in them
     table = Table(title=f"By {key}, means over {seeds} seed{'s' * (seeds > 1)}", title_justify="left")
     if several:
         table.add_column("")
-    table.add_column(key, justify="right")
+    table.add_column(key, justify="right", overflow="fold")
     for heading in ("trials", "test accuracy", "minus the first", "train - val", "seconds an epoch\non images"):
         table.add_column(heading, justify="right")
-    for level in found:
+    for level in levels:
         table.add_row(
             *([level.kind] if several else []),
-            level.value,
+            escape(level.value),
             str(level.trials),
             _told(level.test_accuracy, ".4f"),
             "" if level.above_first is None else _told(level.above_first, "+.4f"),
@@ -113,20 +170,26 @@ def show(found: Sequence[Level], key: str, console: Console) -> None:
             f"{level.epoch_seconds_live:.2f}",
         )
     console.print(table)
-    console.print(SEVERAL_SEEDS if seeds > 1 else ONE_SEED, highlight=False, markup=False, soft_wrap=True)
+    notes = [SEVERAL_SEEDS if seeds > 1 else ONE_SEED]
+    if found.uneven:
+        notes.append(UNEVEN)
+    if found.left_out:
+        numbered = ", ".join(map(str, found.left_out[:NAMED])) + (", …" if len(found.left_out) > NAMED else "")
+        notes.append(f"Not in it, as they are not complete: {len(found.left_out)} trials ({numbered}).")
+    for note in notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
-def _by_seed(trials: Sequence[TrialRow], value: Callable[[TrialRow], float | None]) -> dict[str, float]:
-    seeds: dict[str, list[float]] = {}
-    for trial in trials:
-        if (measured := value(trial)) is not None:
-            seeds.setdefault(trial.params.get("seed", ""), []).append(measured)
-    return {seed: statistics.fmean(values) for seed, values in seeds.items()}
-
-
-def _above(accuracies: dict[str, float], first: dict[str, float] | None) -> Interval | None:
-    shared = [] if first is None else [accuracies[seed] - first[seed] for seed in accuracies if seed in first]
-    return interval(shared) if shared else None
+SEVERAL_SEEDS = (
+    "± is half of the 95 % interval (Student t over the seeds). A difference is from trials equal in all else, "
+    "seed by seed."
+)
+ONE_SEED = "One seed gives no interval; seed=0,1,2,3,4 does. A difference is from trials equal in all else."
+UNEVEN = (
+    "The values were not tried with the same settings and seeds, so their accuracies tell more than the key: compare "
+    "the differences, and where there is none, nothing."
+)
+NAMED = 10
 
 
 def _told(value: Interval, style: str) -> str:

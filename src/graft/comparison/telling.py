@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from graft.again import graft_command, rerun_command
@@ -115,7 +116,7 @@ def _trials_table(ranked: Sequence[TrialRow]) -> Table:
     for trial in ranked[:SHOWN]:
         table.add_row(
             str(trial.number),
-            *(trial.params.get(key, "") for key in varied),
+            *(escape(trial.params.get(key, "")) for key in varied),
             _number(trial.best_val_accuracy, ".4f"),
             _number(trial.test_accuracy, ".4f"),
             _number(trial.overfit_gap, "+.4f"),
