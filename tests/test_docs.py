@@ -72,3 +72,18 @@ def test_the_backbone_of_the_example_is_one(tmp_path: Path) -> None:
     (tmp_path / "custom.yaml").write_text((CHECKOUT / "conf" / "backbone" / "custom.yaml").read_text())
     (mine,) = listing.options(tmp_path)
     assert (mine.url, mine.input_size, mine.value_range) == ("/models/mine.tar.gz", 224, (-1.0, 1.0))
+
+
+def test_every_exercise_is_answered_with_experiments_and_pictures_that_are_there() -> None:
+    page = (CHECKOUT / "docs" / "chapter.md").read_text()
+    assert [int(number) for number in re.findall(r"^\*\*(\d+)\. ", page, re.MULTILINE)] == list(range(1, 18))
+    experiments = {file.stem for file in (CHECKOUT / "experiments").glob("*.yaml")}
+    named = set(re.findall(r"experiments[=/](\w+)", page)) | set(re.findall(r"experiment NAME=(\w+)", page))
+    assert named == experiments - {"chapter"}  # whose own numbers are the chapter's
+    for picture in re.findall(r"\]\(([\w/.-]+)\)", page):
+        assert (CHECKOUT / "docs" / picture).is_file()
+
+
+def test_every_experiment_is_in_the_table_of_the_readme() -> None:
+    table = (CHECKOUT / "README.md").read_text().split("| `experiments=` |")[1].split("\n\n")[0]
+    assert named_in(table) == {file.stem for file in (CHECKOUT / "experiments").glob("*.yaml")}
