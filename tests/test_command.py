@@ -28,7 +28,7 @@ WRONG = {
     "-m epochs=0,-1 dropout_rate=0,2": ["epochs=0", "epochs=-1", "dropout_rate=2"],
     "-m experiments=dropuot": ["experiments=dropuot: allowed are", "did you mean dropout?"],
     "backbone.url=package:efficientnet_lite7": ["backbone.url=package:efficientnet_lite7", "efficientnet_lite0"],
-    "backbone=null": ["backbone=null: allowed are custom, efficientnet_lite0, "],
+    "backbone=null": ["backbone=null: allowed are custom, digits_cnn, efficientnet_lite0, "],
     "size=smoke": ["size=smoke: there is no such key; did you mean +size=smoke?"],
     "backbone.url=/nowhere": ["backbone.url=/nowhere"],
     "backbone=custom": ["backbone.url is not set", "a TF Hub or Kaggle handle"],
@@ -75,8 +75,8 @@ def test_help_lists_the_groups_and_the_keys(train: Command) -> None:
     done = train("--help")
     assert done.returncode == 0
     for text in (
-        "backbone: custom, efficientnet_lite0",
-        "experiments: dropout",
+        "backbone: custom, digits_cnn, efficientnet_lite0",
+        "experiments: accuracy_vs_time, backbones, chapter, dropout",
         "trainable: false",
         "python train.py -m",
     ):

@@ -81,7 +81,7 @@ def test_its_smoke_form_runs(
     if name == "search":
         small.append("hydra.sweeper.n_trials=2")
     if name == "accuracy_vs_time":
-        small.remove("dataset.image_size=8")
+        small[small.index("dataset.image_size=8")] = "dataset.image_size=8,12,16"
     done = Training([f"experiments={name}", *small], all_in_one, tmp_path)
     if name == "estimator":  # it runs in an environment of its own: tests/loop/test_estimator.py
         assert done.wait() == 2
