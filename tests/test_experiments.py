@@ -91,9 +91,14 @@ def test_its_smoke_form_runs(
     monkeypatch.setenv("GRAFT_HOME", str(all_in_one))
     seen = json.loads(CliRunner().invoke(app, ["compare", "--json"]).stdout)
     assert [trial["state"] for trial in seen["trials"]] == ["complete"] * TRIALS[name]
+    folder = max((all_in_one / "mlruns" / "sweeps").glob("*/*"))
     for trial in seen["trials"]:
-        assert 0 <= trial["test_accuracy"] <= 1
-    assert max(trial["best_val_accuracy"] for trial in seen["trials"]) > 0
+        run = folder / str(trial["number"])
+        history = json.loads((run / "checkpoints" / "history.json").read_text())
+        assert trial["best_val_accuracy"] == pytest.approx(max(epoch["val_accuracy"] for epoch in history))
+        counts = np.array(json.loads((run / "confusion.json").read_text())["counts"])
+        assert trial["test_accuracy"] == pytest.approx(np.trace(counts) / counts.sum(), abs=1e-6)
+        assert counts.sum() >= 40  # of 160 images a quarter
     if name == "dropout":
         by_key = json.loads(CliRunner().invoke(app, ["compare", "--by", "dropout_rate", "--json"]).stdout)
         assert [level["value"] for level in by_key["levels"]] == ["0.0", "0.2", "0.4", "0.6", "0.8"]

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_keras
 
 from graft.config import Config
-from graft.model import SeededDropout, build_model
+from graft.model import SeededDropout, build_model, scale_pixels
 
 MakeConfig = Callable[..., Config]
 
@@ -30,6 +30,16 @@ def test_the_backbone_sees_its_value_range(make_config: MakeConfig, low: float, 
     model(images)
     np.testing.assert_allclose(seen[-1][0], low, atol=1e-6)
     np.testing.assert_allclose(seen[-1][1], high, atol=1e-6)
+
+
+@pytest.mark.parametrize("value_range", ["[0,1]", "[-1,1]", "[0,255]", "[-0.9921875,1]"])
+def test_a_live_backbone_sees_to_the_last_bit_what_extraction_shows_it(
+    make_config: MakeConfig, value_range: str
+) -> None:
+    config = make_config(f"backbone.value_range={value_range}", "dataset.image_size=16")
+    model = build_model(pooling_layer(), config, classes=3)
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=-1)
+    np.testing.assert_array_equal(model.get_layer("scale")(pixels), scale_pixels(tf.constant(pixels), config))
 
 
 def test_the_head_is_what_the_knobs_say(make_config: MakeConfig) -> None:

@@ -13,7 +13,7 @@ from tests.features.modules import Convolutions, save
 from tests.loop.laboratory import Laboratory, curve
 
 from graft.errors import FailedTrial
-from graft.loop import gradient_tape, keras_fit
+from graft.loop import course, gradient_tape, keras_fit
 from graft.loop.result import TrainResult
 from graft.preparation import prepare
 from graft.run import run
@@ -122,6 +122,13 @@ def test_a_loss_that_is_no_number_fails_the_trial(lab: Laboratory) -> None:
     with pytest.raises(FailedTrial, match="learning_rate=1e") as caught:
         lab.run(KERAS, "learning_rate=1e30", "optimizer=sgd")
     assert caught.value.cause == "diverged"
+
+
+def test_more_classes_than_anybody_reads_are_not_confused(lab: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(course, "MOST_CLASSES_CONFUSED", 9)
+    result, _ = lab.run(KERAS, "epochs=1")
+    assert result.confusion is None
+    assert result.test_accuracy is not None
 
 
 def test_loss_and_accuracy_are_reported_every_so_many_steps(lab: Laboratory) -> None:

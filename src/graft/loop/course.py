@@ -43,13 +43,7 @@ class Course:
 
     Made, it has set the model back to the latest checkpoint in `directory`, or to the beginning if there is none.
 
-    Args:
-        trainer: Holds the untrained model.
-        data: The three splits.
-        config: Epochs, batch size, learning rate and seed.
-        directory: The run's folder; checkpoints go under it.
-        recorder: Gets the metrics of every epoch, and loss and accuracy every `loop.log_every` steps.
-        stop_reason: Asked between epochs, and before the first one of an attempt that goes on, whether to stop and why.
+    Arguments are those of `graft.loop.Loop.fit`.
 
     Attributes:
         steps: How many batches an epoch has.

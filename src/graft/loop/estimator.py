@@ -16,30 +16,26 @@ What is different:
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 import tf_keras
-from tensorflow.python.eager import context  # tf.init_scope leaves functions, but not the graph of a session
 
-from graft import runtime
 from graft.config import Config, SgdConfig
 from graft.data.pipeline import Data
 from graft.errors import FailedTrial
 from graft.loop.checkpoints import LATEST_KEPT, Damaged, make_latest, read_whole
 from graft.loop.course import Course, tested
+from graft.loop.keras_in_sessions import RateOfTheEpoch, for_a_session, keras_of_sessions
 from graft.loop.optimizers import learning_rate_of
 from graft.loop.result import StopSignal, TrainResult
 from graft.loop.trained_model import TrainedModel, balanced_weights
-from graft.model import BACKBONE, HEAD, SeededDropout, head_of
+from graft.model import BACKBONE, HEAD, head_of
 from graft.tracking.recorder import Recorder
 
 FOLDER = "estimator"  # beside Graft's own checkpoints
@@ -59,7 +55,7 @@ class Trainer(TrainedModel):
         super().__init__(model, config.model_copy(update={"mixed_precision": False}))
         self._head = head_of(model).layers
         # Under names that no variable of a module has.
-        self._cloned_head = [_for_a_session(layer, f"{HEAD}_{number}") for number, layer in enumerate(self._head)]
+        self._cloned_head = [for_a_session(layer, f"{HEAD}_{number}") for number, layer in enumerate(self._head)]
         before = [layer for layer in model.layers[1:] if layer.name != HEAD] if model.name != HEAD else []
         inputs = outputs = tf_keras.Input(model.input_shape[1:], dtype=model.inputs[0].dtype)
         for layer in [*before, *self._cloned_head]:  # not the head as a model of its own, which the clone gets wrong
@@ -99,19 +95,6 @@ class Trainer(TrainedModel):
         )
 
 
-def _for_a_session(layer: tf_keras.layers.Layer, name: str) -> tf_keras.layers.Layer:
-    kind = _Dropout if isinstance(layer, SeededDropout) else type(layer)
-    return kind.from_config({**layer.get_config(), "name": name})
-
-
-class _Dropout(SeededDropout):
-    """In the graph of a session it is not called with `training`: the graph is for training, or it is not."""
-
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        phase = tf_keras.backend.learning_phase()
-        return super().call(inputs, training=isinstance(phase, int) and phase == 1)
-
-
 def _named_by_itself(layer: tf_keras.layers.Layer) -> Any:
     """A module by its own structure: `hub.KerasLayer` goes by the names of variables, and two may have the same."""
     return tf.train.Checkpoint(_func=layer.resolved_object) if layer.name == BACKBONE else layer
@@ -122,7 +105,7 @@ def fit(
 ) -> TrainResult:
     """Trains, goes on from the latest checkpoint if there is one, and tests the best checkpoint.
 
-    Arguments and errors are those of `gradient_tape.fit`.
+    Arguments and errors are those of `graft.loop.Loop.fit`.
 
     Raises:
         FailedTrial: also with the cause ``damaged_checkpoint`` if Estimator's checkpoint of an epoch that Graft saved
@@ -133,7 +116,7 @@ def fit(
     if (epoch := course.next_epoch()) is not None:
         course.begin_epoch()
         _set_back(folder, epoch * course.steps)
-        with _keras_of_sessions() as outside:
+        with keras_of_sessions() as outside:
             follower = _FollowsTheCourse(course, trainer, outside)
             try:
                 tf.estimator.train_and_evaluate(
@@ -227,28 +210,10 @@ def _estimator(trainer: Trainer, config: Config, folder: Path, follower: _Follow
 
 
 def _legacy_optimizer(config: Config, steps: int) -> tf_keras.optimizers.legacy.Optimizer:
-    rate = _RateOfTheEpoch([learning_rate_of(config, epoch) for epoch in range(config.epochs)], steps)
+    rate = RateOfTheEpoch([learning_rate_of(config, epoch) for epoch in range(config.epochs)], steps)
     if isinstance(config.optimizer, SgdConfig):
         return tf_keras.optimizers.legacy.SGD(rate, momentum=config.optimizer.momentum)
     return tf_keras.optimizers.legacy.Adam(rate)
-
-
-@tf_keras.utils.register_keras_serializable("graft")
-class _RateOfTheEpoch(tf_keras.optimizers.schedules.LearningRateSchedule):
-    """One rate an epoch of so many steps.
-
-    Not Keras' PiecewiseConstantDecay: the clone of an optimiser gets Keras' own schedules by their names, under which
-    `tf_keras` finds those of the `keras` that TensorFlow 2.15 has beside it, as soon as `hub.KerasLayer` imported that.
-    """
-
-    def __init__(self, rates: Sequence[float], steps: int) -> None:
-        self._rates, self._steps = rates, steps
-
-    def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        return tf.gather(tf.constant(self._rates), tf.cast(step, tf.int32) // self._steps)
-
-    def get_config(self) -> dict[str, Any]:
-        return {"rates": self._rates, "steps": self._steps}
 
 
 class _FollowsTheCourse(tf.estimator.Exporter):
@@ -307,48 +272,3 @@ class _StepsAndEpochs(tf.compat.v1.train.CheckpointSaverHook):
         super().after_run(run_context, run_values._replace(results=step))
         if self._follower.over:
             run_context.request_stop()
-
-
-@contextmanager
-def _keras_of_sessions() -> Iterator[Callable[[], Any]]:
-    """Within the block Keras' layers are made for sessions; the value leads back outside, in the middle of one.
-
-    Keras exchanges the base classes of its layers, and of all that were made of them, when one is made for a session,
-    and back when one is made elsewhere; the models that there are do not survive either.
-    """
-    bases = {kind: kind.__bases__ for kind in _kinds_of(tf_keras.layers.Layer)}
-
-    def restore() -> None:
-        for kind, before in bases.items():
-            if kind.__bases__ != before:
-                kind.__bases__ = before
-
-    @contextmanager
-    def outside() -> Iterator[None]:
-        restore()
-        with context.eager_mode():
-            yield
-
-    logger = logging.getLogger("tensorflow")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)  # it says at every turn that Estimator is going to be removed
-    with runtime.stderr_set_aside("a session was opened"), tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        session.run(tf.constant(0))  # the first one says that an optimisation is not used
-    try:
-        with warnings.catch_warnings():
-            # Of what Estimator calls, and of the initialisers that a clone has and does not use.
-            warnings.filterwarnings(
-                "ignore", message=r".*(set_learning_phase|state_updates|initializers\.serialize)", category=UserWarning
-            )
-            yield outside
-    finally:
-        logger.setLevel(level)
-        restore()
-
-
-def _kinds_of(kind: type) -> set[type]:
-    kinds = {kind}
-    each: type
-    for each in kind.__subclasses__():
-        kinds |= _kinds_of(each)
-    return kinds

@@ -120,17 +120,7 @@ def fit(
 ) -> TrainResult:
     """Trains, goes on from the latest checkpoint if there is one, and tests the best checkpoint.
 
-    Args:
-        trainer: Holds the untrained model.
-        data: The three splits.
-        config: Epochs, batch size, learning rate and seed.
-        directory: The run's folder; checkpoints go under it.
-        recorder: Gets the metrics of every epoch, and loss and accuracy every `loop.log_every` steps.
-        stop_reason: Asked between epochs, and before the first one of an attempt that goes on, whether to stop and why.
-
-    Raises:
-        FailedTrial: with the cause ``diverged`` once a loss is no longer a finite number; with ``damaged_checkpoint``
-            if the best checkpoint cannot be read in the end.
+    Arguments and errors are those of `graft.loop.Loop.fit`.
     """
     trainer.weigh_classes(data)
     course = Course(trainer, data, config, directory, recorder, stop_reason)

@@ -48,7 +48,7 @@ def fit(
     """Trains, goes on from the latest checkpoint if there is one, and tests the best checkpoint.
 
     From the same seed it takes the steps of `gradient_tape.fit`, to the same curve within 1e-6. Arguments and errors
-    are those of that function.
+    are those of `graft.loop.Loop.fit`.
     """
     course = Course(trainer, data, config, directory, recorder, stop_reason)
     if (epoch := course.next_epoch()) is not None:

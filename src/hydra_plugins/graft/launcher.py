@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from hydra_plugins.graft._exit import exit_with
 
 if TYPE_CHECKING:
-    from graft.sweep.workers import WorkerPool
+    from graft.sweep.slots import WorkerPool
 
 
 class GraftLauncher(Launcher):
@@ -41,7 +41,7 @@ class GraftLauncher(Launcher):
 
     def _make_pool(self) -> WorkerPool:
         from graft.sweep.local import LocalOptions, LocalWorkers
-        from graft.sweep.workers import WorkerPool
+        from graft.sweep.slots import WorkerPool
 
         options = LocalOptions(**self.given)
         return WorkerPool(options, LocalWorkers(options))
@@ -77,7 +77,7 @@ class GraftRayLauncher(GraftLauncher):
         from omegaconf import OmegaConf
 
         from graft.sweep.ray_cluster import RayOptions, RayWorkers
-        from graft.sweep.workers import WorkerPool
+        from graft.sweep.slots import WorkerPool
 
         given: dict[str, Any] = {
             key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

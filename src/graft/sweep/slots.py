@@ -1,0 +1,263 @@
+"""Slots: each runs one job at a time in a warm worker, wherever that worker is.
+
+A thread a slot waits for its worker, so a slot reads like a program of its own: start a worker if
+there is none, hand it the job, pass on what it reports and prints, and take its answer, or notice
+that it died or ran out of time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from graft.sweep.application import pickled_application
+from graft.sweep.jobs import (
+    Answer,
+    Died,
+    Ending,
+    Job,
+    Killed,
+    Listener,
+    Printed,
+    Raised,
+    Refused,
+    Reported,
+    Returned,
+    TimedOut,
+)
+from graft.sweep.process import POLL_SECONDS, Unfit
+from graft.sweep.worker import describe_error
+from graft.sweep.workers import PoolOptions, Withdrawn, Worker, Workers
+
+
+class WorkerPool:
+    """A `JobLauncher` over workers of one kind. See there for what each method promises."""
+
+    def __init__(self, options: PoolOptions, workers: Workers) -> None:
+        self._options = options
+        self._workers = workers
+        self._slots: list[Slot] = []
+        self._idle: queue.LifoQueue[Slot]
+        self._executor: ThreadPoolExecutor | None = None
+
+    @property
+    def slots(self) -> int:
+        return self._workers.slots
+
+    @property
+    def place(self) -> str:
+        return self._workers.place
+
+    def open(
+        self,
+        *,
+        hydra_context: HydraContext,
+        task_function: TaskFunction,
+        config: DictConfig,
+        listener: Listener,
+    ) -> None:
+        setup = pickled_application(hydra_context, task_function)
+        self._workers.open()
+        self._idle = queue.LifoQueue()
+        # The last one made is the first one taken, so slot 0 is the one that a single job gets.
+        for index in reversed(range(self.slots)):
+            slot = Slot(f"{index}", partial(self._workers.start, index, setup), self._options, listener)
+            self._slots.append(slot)
+            self._idle.put(slot)
+        self._executor = ThreadPoolExecutor(self.slots, thread_name_prefix="graft-slot")
+
+    def submit(self, job: Job) -> Future[Answer]:
+        assert self._executor is not None, "open() comes first"
+        return self._executor.submit(self._run, job)
+
+    def flush(self) -> None:
+        """Every job runs as soon as it is submitted."""
+
+    def stop(self) -> None:
+        for slot in self._slots:
+            slot.stop()
+
+    def kill(self) -> None:
+        for slot in self._slots:
+            slot.kill()
+
+    def close(self) -> None:
+        self.kill_running()
+        if self._executor is not None:
+            self._executor.shutdown(wait=True)
+            self._executor = None
+        quitting = [threading.Thread(target=slot.close) for slot in self._slots]
+        for thread in quitting:
+            thread.start()
+        for thread in quitting:
+            thread.join()
+        self._slots.clear()
+        self._workers.close()
+
+    def kill_running(self) -> None:
+        """Kills running jobs, and leaves idle workers their orderly end."""
+        for slot in self._slots:
+            if slot.busy:
+                slot.kill()
+
+    def _run(self, job: Job) -> Answer:
+        slot = self._idle.get()
+        try:
+            return slot.run(job)
+        finally:
+            self._idle.put(slot)
+
+
+class Slot:
+    """A place for one job at a time, and its worker while it has one."""
+
+    def __init__(self, name: str, start: Callable[[], Worker], options: PoolOptions, listener: Listener) -> None:
+        self.name = name
+        self._start = start
+        self._options = options
+        self._listener = listener
+        self._worker: Worker | None = None
+        # Guards what the controller's thread reaches into: the worker and the three flags.
+        self._lock = threading.RLock()
+        self.busy = False
+        self._stop_asked = False
+        self._killed = False
+
+    def run(self, job: Job) -> Answer:
+        """Runs `job` to its end, whatever that is. Called in the slot's thread."""
+        started = time.monotonic()
+        with self._lock:
+            self.busy = True
+        try:
+            worker = self._ready_worker(job)
+            worker.send_job(job)
+            with self._lock:
+                if self._stop_asked:  # it may have come while the worker was starting
+                    worker.stop()
+            answer = self._follow(worker, job)
+        except (EOFError, OSError):
+            answer = Answer(self._died(job))
+        except Withdrawn:
+            answer = Answer(Killed())
+        except Unfit as error:
+            answer = Answer(Refused(str(error)))
+        except Exception as error:
+            # Such as a configuration that cannot be pickled. The worker may be in the middle of a message.
+            answer = Answer(Raised(**describe_error(error)))
+            self._discard()
+        finally:
+            with self._lock:
+                self.busy = False
+        self._recycle(answer)
+        return Answer(
+            answer.ending,
+            told=answer.told,
+            seconds=time.monotonic() - started,
+            slot=self.name,
+            task_name=answer.task_name,
+            working_dir=answer.working_dir,
+        )
+
+    def stop(self) -> None:
+        """Tells the running job to return. Called in the controller's thread."""
+        with self._lock:
+            self._stop_asked = True
+            if self.busy and self._worker is not None:
+                with contextlib.suppress(OSError):
+                    self._worker.stop()
+
+    def kill(self) -> None:
+        """Kills the worker with all that it started. Called in the controller's thread."""
+        with self._lock:
+            self._killed = True
+            if self._worker is not None:
+                self._worker.kill()
+
+    def close(self) -> None:
+        """Lets an idle worker end."""
+        self._discard()
+
+    def _ready_worker(self, job: Job) -> Worker:
+        if self._worker is None:
+            worker = self._start()
+            with self._lock:
+                self._worker = worker
+                if self._killed:
+                    worker.kill()
+                elif self._stop_asked:
+                    worker.stop()
+            worker.wait_until_ready(lambda text: self._listener(Printed(job.number, text)))
+        return self._worker
+
+    def _follow(self, worker: Worker, job: Job) -> Answer:
+        """Passes on reports and output until the job has ended."""
+        # From here, for starting a worker is not the job's time.
+        deadline = None if job.timeout is None else time.monotonic() + job.timeout
+        while True:
+            now = time.monotonic()
+            if deadline is not None and now >= deadline:
+                assert job.timeout is not None
+                worker.kill()
+                return Answer(TimedOut(job.timeout))
+            patience = POLL_SECONDS if deadline is None else min(POLL_SECONDS, deadline - now)
+            for message in worker.messages(patience):
+                if isinstance(message, str):
+                    if self._options.show_output:
+                        self._listener(Printed(job.number, message))
+                elif message["kind"] == "report":
+                    self._listener(Reported(job.number, message["step"], message["value"], message["shown"]))
+                else:
+                    return _answer(message)
+
+    def _died(self, job: Job) -> Ending:
+        """Why the worker is gone: it was killed by us, or it died."""
+        with self._lock:
+            if self._killed:
+                return Killed()
+            worker = self._worker
+        if worker is None:
+            return Died("could not start")
+        for line in worker.last_words():
+            if self._options.show_output:
+                self._listener(Printed(job.number, line))
+        return Died(worker.cause_of_death(), "\n".join(worker.last_lines))
+
+    def _recycle(self, answer: Answer) -> None:
+        """Ends a worker that must not run another job."""
+        worker, options = self._worker, self._options
+        if worker is None:
+            return
+        worn_out = (
+            options.fresh_process
+            or (options.recycle_after_trials is not None and worker.jobs >= options.recycle_after_trials)
+            or (options.recycle_above_gib is not None and worker.memory_gib() > options.recycle_above_gib)
+        )
+        if worn_out or not isinstance(answer.ending, Returned | Raised):
+            self._discard()
+
+    def _discard(self) -> None:
+        """Ends the worker; the next job gets a new one."""
+        with self._lock:
+            worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.quit()
+
+
+def _answer(message: Mapping[str, Any]) -> Answer:
+    """A worker's answer, which is plain data, as an `Answer`."""
+    ending: Ending = Raised(**message["raised"]) if "raised" in message else Returned(**message["returned"])
+    return Answer(
+        ending,
+        told=message.get("told"),
+        task_name=message.get("task_name"),
+        working_dir=message.get("working_dir"),
+    )
