@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from graft.comparison.interval import Interval, interval
-from graft.comparison.pairing import Setting, balanced
+from graft.comparison.pairing import cells, difference
 from graft.comparison.record import Comparison, TrialRow
 from graft.comparison.varied import numbers, varied_keys
 from graft.errors import ConfigError
@@ -89,9 +89,11 @@ def by_key(comparison: Comparison, key: str) -> ByKey:
     levels, uneven = [], False
     for kind, by_value in of_kind.items():
         order = sorted(by_value, key=float) if numbers(complete, name) is not None else list(by_value)
-        cells = {value: _cells(by_value[value], rest) for value in order}
-        uneven |= len({frozenset(each) for each in cells.values()}) > 1
-        levels += [_level(kind, value, by_value[value], cells[value], cells[order[0]]) for value in order]
+        tried = {value: cells(by_value[value], rest) for value in order}
+        uneven |= len({frozenset(each) for each in tried.values()}) > 1
+        for value in order:
+            above_first = None if value == order[0] else difference(tried[value], tried[order[0]])
+            levels.append(_level(kind, value, by_value[value], above_first))
     left_out = tuple(trial.number for trial in comparison.trials if trial not in complete)
     return ByKey(name, tuple(levels), left_out, uneven)
 
@@ -104,34 +106,16 @@ def _recorded(key: str, varied: Sequence[str]) -> str | None:
     return f"{key}.name" if f"{key}.name" in inside else inside[0] if len(inside) == 1 else None
 
 
-def _level(
-    kind: str, value: str, trials: Sequence[TrialRow], cells: Mapping[Cell, float], first: Mapping[Cell, float]
-) -> Level:
-    differences: dict[str, list[float]] = defaultdict(list)
-    # As in every other comparison: each seed with the same settings.
-    for cell in balanced(set(cells) & set(first)) if cells is not first else ():
-        differences[cell[0]].append(cells[cell] - first[cell])
+def _level(kind: str, value: str, trials: Sequence[TrialRow], above_first: Interval | None) -> Level:
     return Level(
         kind=kind,
         value=value,
         trials=len(trials),
         test_accuracy=interval(_by_seed(trials, lambda trial: trial.test_accuracy)),
         overfit_gap=interval(_by_seed(trials, lambda trial: trial.overfit_gap)),
-        above_first=interval([statistics.fmean(each) for each in differences.values()]) if differences else None,
+        above_first=above_first,
         epoch_seconds_live=statistics.median(trial.epoch_seconds_live or 0.0 for trial in trials),
     )
-
-
-Cell = tuple[str, Setting]
-
-
-def _cells(trials: Sequence[TrialRow], rest: Sequence[str]) -> dict[Cell, float]:
-    """Test accuracies by seed and by everything else that was varied; of a repeated trial the mean."""
-    cells: dict[Cell, list[float]] = defaultdict(list)
-    for trial in trials:
-        setting = tuple((key, trial.params.get(key, "")) for key in rest)
-        cells[trial.params.get("seed", ""), setting].append(trial.test_accuracy or 0.0)
-    return {cell: statistics.fmean(values) for cell, values in cells.items()}
 
 
 def _by_seed(trials: Sequence[TrialRow], value: Callable[[TrialRow], float | None]) -> list[float]:

@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graft.comparison.interval import METHOD, SAME, Interval, interval
-from graft.comparison.pairing import ABOUT_THE_RECORD, Setting, Trial, balanced
+from graft.comparison.interval import METHOD, SAME, Interval
+from graft.comparison.pairing import ABOUT_THE_RECORD, Trial, cells, difference
 
 MANY = 12  # values, from which a key was rather sampled than listed
 
@@ -80,19 +80,6 @@ def contrast(trials: Sequence[Trial], key: str) -> Contrast | None:
 
 
 def _interval(best: Sequence[Trial], other: Sequence[Trial], key: str) -> Interval | None:
-    sides = [_cells(trials, key) for trials in (best, other)]
-    differences: dict[str, list[float]] = defaultdict(list)
-    for cell in balanced(set(sides[0]) & set(sides[1])):
-        higher, lower = (statistics.fmean(side[cell]) for side in sides)
-        differences[cell[0]].append(higher - lower)
-    return interval([statistics.fmean(each) for each in differences.values()]) if differences else None
-
-
-def _cells(trials: Sequence[Trial], key: str) -> dict[tuple[str, Setting], list[float]]:
-    """Test accuracies by seed and by everything else but `key`."""
-    cells: dict[tuple[str, Setting], list[float]] = defaultdict(list)
-    for trial in trials:
-        rest = sorted(item for item in trial.params.items() if item[0] not in (key, "seed"))
-        setting = tuple(item for item in rest if not item[0].startswith(ABOUT_THE_RECORD))
-        cells[trial.params.get("seed", ""), setting].append(trial.test_accuracy or 0.0)
-    return cells
+    everything = {each for trial in (*best, *other) for each in trial.params}
+    rest = sorted(each for each in everything - {key, "seed"} if not each.startswith(ABOUT_THE_RECORD))
+    return difference(cells(best, rest), cells(other, rest))

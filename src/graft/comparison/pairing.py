@@ -20,6 +20,8 @@ APART = ("trainable", "seed")
 ABOUT_THE_RECORD = ("tracking.", "loop.log_every", "features.memory_budget_mb")
 
 Setting = tuple[tuple[str, str], ...]
+Cell = tuple[str, Setting]
+"""A seed, and a value of each of some keys."""
 
 
 class Trial(Protocol):
@@ -95,7 +97,7 @@ def pair(trials: Sequence[Trial]) -> Pairing:
         return Pairing((), (), {}, ())
     aside = _aside(by_kind)
     varied = _varied([trial for of_kind in by_kind.values() for trial in of_kind], aside)
-    cells: dict[tuple[str, Setting], dict[str, list[Trial]]] = defaultdict(lambda: {kind: [] for kind in DEFAULT_OF})
+    cells: dict[Cell, dict[str, list[Trial]]] = defaultdict(lambda: {kind: [] for kind in DEFAULT_OF})
     for kind, of_kind in by_kind.items():
         for trial in of_kind:
             setting = tuple((key, trial.params.get(key, "")) for key in varied)
@@ -115,7 +117,7 @@ def _pair(seed: str, setting: Setting, members: Mapping[str, Sequence[Trial]]) -
     return Pair(seed, dict(setting), numbers["frozen"], numbers["fine-tuned"], difference)
 
 
-def balanced(cells: set[tuple[str, Setting]]) -> list[tuple[str, Setting]]:
+def balanced(cells: set[Cell]) -> list[Cell]:
     """The cells without the seeds and settings that lack most, until every seed has every setting.
 
     Differences of seeds with unlike settings could not be told from the differences between settings.
@@ -132,6 +134,23 @@ def balanced(cells: set[tuple[str, Setting]]) -> list[tuple[str, Setting]]:
             cells = {cell for cell in cells if cell[0] != worst_seed}
         else:  # on a draw the seeds stay: the interval is over them
             cells = {cell for cell in cells if cell[1] != worst_setting}
+
+
+def cells(trials: Sequence[Trial], keys: Sequence[str]) -> dict[Cell, float]:
+    """Test accuracies by seed and by the values of `keys`; of trials that are equal in these the mean."""
+    found: dict[Cell, list[float]] = defaultdict(list)
+    for trial in trials:
+        setting = tuple((key, trial.params.get(key, "")) for key in keys)
+        found[trial.params.get("seed", ""), setting].append(trial.test_accuracy or 0.0)
+    return {cell: statistics.fmean(values) for cell, values in found.items()}
+
+
+def difference(ours: Mapping[Cell, float], theirs: Mapping[Cell, float]) -> Interval | None:
+    """Our test accuracy minus theirs, over the seeds that share the same settings; None where there are none."""
+    by_seed: dict[str, list[float]] = defaultdict(list)
+    for cell in balanced(set(ours) & set(theirs)):
+        by_seed[cell[0]].append(ours[cell] - theirs[cell])
+    return interval([statistics.fmean(each) for each in by_seed.values()]) if by_seed else None
 
 
 def follows_default(trials: Sequence[Trial]) -> bool:
