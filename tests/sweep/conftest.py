@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from tests.sweep.apps import PLAIN_APP, STEPS_APP, STEPS_CONFIG, App
+from tests.sweep.fake_slurm import FakeSlurm
 from tests.sweep.ray_nodes import RayNodes, ray_nodes
 
 
@@ -26,6 +27,14 @@ def steps(make_app: Callable[[str], App]) -> App:
     app = make_app(STEPS_APP)
     (app.folder / "config.yaml").write_text(STEPS_CONFIG)
     return app
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Iterator[FakeSlurm]:
+    """A pretended Slurm cluster of two nodes."""
+    slurm = FakeSlurm(tmp_path / "slurm")
+    yield slurm
+    slurm.close()
 
 
 @pytest.fixture(scope="module")

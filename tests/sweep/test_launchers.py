@@ -41,6 +41,8 @@ LAUNCHERS = {
     "graft": ["hydra/launcher=graft", "hydra.launcher.slots=2"],
     "graft fresh": ["hydra/launcher=graft", "hydra.launcher.fresh_process=true"],
     "ray": ["hydra/launcher=graft_ray"],
+    "slurm local": ["hydra/launcher=graft_slurm", "hydra.launcher.cluster=local", "hydra.launcher.slots=2"],
+    "slurm": ["hydra/launcher=graft_slurm", "hydra.launcher.slots=2"],
     "basic": ["hydra/launcher=basic"],
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_jobs=2"],
 }
@@ -86,6 +88,10 @@ def launcher(request: pytest.FixtureRequest, conforming: App) -> list[str]:
         nodes, address = request.getfixturevalue("one_ray_node")
         conforming.environment |= nodes.environment
         overrides = [*overrides, f"hydra.launcher.address={address}"]
+    if request.param.startswith("slurm"):
+        pytest.importorskip("submitit", reason="submitit is not installed")
+    if request.param == "slurm":
+        conforming.environment |= request.getfixturevalue("slurm").environment
     return overrides
 
 

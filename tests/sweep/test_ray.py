@@ -149,6 +149,15 @@ def test_ctrl_c_ends_running_trials_and_those_that_wait_in_rays_queue(on_one_nod
     assert "Traceback" not in err
 
 
+def test_a_trial_that_waits_for_a_place_moves_to_one_that_is_free(on_one_node: App) -> None:
+    # Slots that have a place keep it to the end, so the third would never get one.
+    done = on_one_node.run("x=range(4)", "steps=20", "hydra.launcher.slots=3")
+    assert done.status == 0, done.err
+    assert "room for 2 now, the others wait in Ray's queue" in done.out
+    assert [trial.state for trial in on_one_node.study().trials] == [TrialState.COMPLETE] * 4
+    assert_nothing_lost_or_doubled(on_one_node, 4)
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])

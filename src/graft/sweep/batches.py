@@ -29,6 +29,7 @@ from graft.sweep.jobs import (
     JobLauncher,
     Killed,
     Listener,
+    Preempted,
     Printed,
     Raised,
     Refused,
@@ -109,6 +110,9 @@ def _job_return(job: Job, answer: Answer) -> JobReturn:
         case TimedOut() | Killed():
             returned.status = JobStatus.FAILED
             returned.return_value = FailedTrial("The job was killed", cause="killed")
+        case Preempted():
+            returned.status = JobStatus.FAILED
+            returned.return_value = FailedTrial("The scheduler took the job's place away", cause="preempted")
     return returned
 
 

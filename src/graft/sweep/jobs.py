@@ -95,13 +95,18 @@ class Killed:
 
 
 @dataclass(frozen=True)
+class Preempted:
+    """The scheduler took the job's place away before the job ended; the trial is not to blame."""
+
+
+@dataclass(frozen=True)
 class Refused:
     """No job of this application can run here, whatever its trial; `message` says why."""
 
     message: str
 
 
-Ending = Returned | Raised | Died | TimedOut | Killed | Refused
+Ending = Returned | Raised | Died | TimedOut | Killed | Preempted | Refused
 
 
 @dataclass(frozen=True)

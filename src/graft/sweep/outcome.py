@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from graft.errors import STATUS_CONFIG
-from graft.sweep.jobs import Answer, Died, Killed, Raised, Refused, Returned, TimedOut
+from graft.sweep.jobs import Answer, Died, Killed, Preempted, Raised, Refused, Returned, TimedOut
 
 
 class State(StrEnum):
     """What becomes of a trial.
 
     COMPLETE, PRUNED and FAILED are final. RETRY runs the same trial again at once, and it stays
-    RUNNING in the storage. INTERRUPTED puts it back to WAITING, for the sweep's next start.
+    RUNNING in the storage. INTERRUPTED puts it back to WAITING, for whoever has a free slot, or for the sweep's
+    next start.
     """
 
     COMPLETE = "complete"
@@ -61,7 +62,7 @@ def decide(
         stopping: The sweep is being stopped, so nothing is started again now.
     """
     match answer.ending:
-        case Killed():
+        case Killed() | Preempted():
             return Outcome(State.INTERRUPTED)
         case Refused(message):
             # The trial is not to blame, and waits for a start that can run it.

@@ -75,7 +75,11 @@ class Process:
         with contextlib.suppress(OSError):
             self._connection.send_bytes(setup)
 
-    def wait_until_ready(self, say: Callable[[str], None]) -> None:
+    @property
+    def alive(self) -> bool:
+        return self._popen.poll() is None
+
+    def wait_until_ready(self, say: Callable[[str], None], better: Callable[[], bool]) -> None:
         wait_for_greeting(self.messages)
 
     def send_job(self, job: Job) -> None:

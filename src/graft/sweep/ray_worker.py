@@ -22,7 +22,7 @@ from graft.sweep.process import (
     wait_for_greeting,
 )
 from graft.sweep.ray_actor import DEATH
-from graft.sweep.workers import Withdrawn
+from graft.sweep.workers import NotYet, Withdrawn
 
 SAY_SECONDS = 10.0
 """How long a worker may wait for its place before the user is told."""
@@ -56,20 +56,27 @@ class RayWorker:
         self.jobs = 0
         self.last_lines: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
 
-    def wait_until_ready(self, say: Callable[[str], None]) -> None:
+    @property
+    def alive(self) -> bool:
+        return self._death is None
+
+    def wait_until_ready(self, say: Callable[[str], None], better: Callable[[], bool]) -> None:
         try:
-            self._wait_for_place(say)
+            self._wait_for_place(say, better)
             wait_for_greeting(self.messages)
         except EOFError:
             if self._withdrawn:
                 raise Withdrawn from None
             raise
 
-    def _wait_for_place(self, say: Callable[[str], None]) -> None:
-        if not _ready(self._placing, SAY_SECONDS):
-            say(f"waits in Ray's queue for a place with {self._demand}")
+    def _wait_for_place(self, say: Callable[[str], None], better: Callable[[], bool]) -> None:
+        began, told = time.monotonic(), False
         while not _ready(self._placing, POLL_SECONDS):
-            pass
+            if better():
+                raise NotYet
+            if not told and time.monotonic() - began > SAY_SECONDS:
+                told = True
+                say(f"waits in Ray's queue for a place with {self._demand}")
         try:
             self._node = ray.get(self._placing)
         except RayActorError as error:

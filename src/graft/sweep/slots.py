@@ -8,7 +8,6 @@ that it died or ran out of time.
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +26,7 @@ from graft.sweep.jobs import (
     Job,
     Killed,
     Listener,
+    Preempted,
     Printed,
     Raised,
     Refused,
@@ -36,7 +36,7 @@ from graft.sweep.jobs import (
 )
 from graft.sweep.process import POLL_SECONDS, Unfit
 from graft.sweep.worker import describe_error
-from graft.sweep.workers import PoolOptions, Withdrawn, Worker, Workers
+from graft.sweep.workers import NotYet, PlaceTaken, PoolOptions, Withdrawn, Worker, Workers
 
 
 class WorkerPool:
@@ -46,7 +46,8 @@ class WorkerPool:
         self._options = options
         self._workers = workers
         self._slots: list[Slot] = []
-        self._idle: queue.LifoQueue[Slot]
+        self._idle: set[Slot] = set()
+        self._changing_idle = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
 
     @property
@@ -67,12 +68,9 @@ class WorkerPool:
     ) -> None:
         setup = pickled_application(hydra_context, task_function)
         self._workers.open()
-        self._idle = queue.LifoQueue()
-        # The last one made is the first one taken, so slot 0 is the one that a single job gets.
-        for index in reversed(range(self.slots)):
-            slot = Slot(f"{index}", partial(self._workers.start, index, setup), self._options, listener)
-            self._slots.append(slot)
-            self._idle.put(slot)
+        for index in range(self.slots):
+            self._slots.append(Slot(index, partial(self._workers.start, index, setup), self._options, listener))
+        self._idle = set(self._slots)
         self._executor = ThreadPoolExecutor(self.slots, thread_name_prefix="graft-slot")
 
     def submit(self, job: Job) -> Future[Answer]:
@@ -110,35 +108,53 @@ class WorkerPool:
                 slot.kill()
 
     def _run(self, job: Job) -> Answer:
-        slot = self._idle.get()
-        try:
-            return slot.run(job)
-        finally:
-            self._idle.put(slot)
+        """Runs a job to its end, in whichever slot can begin first."""
+        answer = None
+        while answer is None:
+            with self._changing_idle:
+                # There is one, for there are as many threads. A warm one first, and slot 0 for a single job.
+                slot = min(self._idle, key=lambda slot: (not slot.warm, slot.index))
+                self._idle.remove(slot)
+            try:
+                answer = slot.run(job, better=self._has_warm_idle)
+            finally:
+                with self._changing_idle:
+                    self._idle.add(slot)
+        return answer
+
+    def _has_warm_idle(self) -> bool:
+        with self._changing_idle:
+            return any(slot.warm for slot in self._idle)
 
 
 class Slot:
     """A place for one job at a time, and its worker while it has one."""
 
-    def __init__(self, name: str, start: Callable[[], Worker], options: PoolOptions, listener: Listener) -> None:
-        self.name = name
+    def __init__(self, index: int, start: Callable[[], Worker], options: PoolOptions, listener: Listener) -> None:
+        self.index = index
         self._start = start
         self._options = options
         self._listener = listener
         self._worker: Worker | None = None
+        self.warm = False
+        """Whether it has a worker that waits for a job."""
         # Guards what the controller's thread reaches into: the worker and the three flags.
         self._lock = threading.RLock()
         self.busy = False
         self._stop_asked = False
         self._killed = False
 
-    def run(self, job: Job) -> Answer:
-        """Runs `job` to its end, whatever that is. Called in the slot's thread."""
+    def run(self, job: Job, *, better: Callable[[], bool] = lambda: False) -> Answer | None:
+        """Runs `job` to its end, whatever that is. Called in the slot's thread.
+
+        Returns None, and has begun nothing, where `better` says that another slot could begin at once while this one
+        waits for a place: those that have one keep it, so nobody else may ever get any.
+        """
         started = time.monotonic()
         with self._lock:
             self.busy = True
         try:
-            worker = self._ready_worker(job)
+            worker = self._ready_worker(job, better)
             worker.send_job(job)
             with self._lock:
                 if self._stop_asked:  # it may have come while the worker was starting
@@ -146,8 +162,12 @@ class Slot:
             answer = self._follow(worker, job)
         except (EOFError, OSError):
             answer = Answer(self._died(job))
+        except NotYet:
+            return None
         except Withdrawn:
             answer = Answer(Killed())
+        except PlaceTaken:
+            answer = Answer(Killed() if self._killed else Preempted())
         except Unfit as error:
             answer = Answer(Refused(str(error)))
         except Exception as error:
@@ -162,7 +182,7 @@ class Slot:
             answer.ending,
             told=answer.told,
             seconds=time.monotonic() - started,
-            slot=self.name,
+            slot=str(self.index),
             task_name=answer.task_name,
             working_dir=answer.working_dir,
         )
@@ -186,17 +206,21 @@ class Slot:
         """Lets an idle worker end."""
         self._discard()
 
-    def _ready_worker(self, job: Job) -> Worker:
-        if self._worker is None:
-            worker = self._start()
-            with self._lock:
-                self._worker = worker
-                if self._killed:
-                    worker.kill()
-                elif self._stop_asked:
-                    worker.stop()
-            worker.wait_until_ready(lambda text: self._listener(Printed(job.number, text)))
-        return self._worker
+    def _ready_worker(self, job: Job, better: Callable[[], bool]) -> Worker:
+        if self.warm and self._worker is not None and not self._worker.alive:
+            # It died between two jobs, and no trial is to blame.
+            self._discard()
+        worker = self._worker or self._start()
+        with self._lock:
+            self._worker = worker
+            if self._killed:
+                worker.kill()
+            elif self._stop_asked:
+                worker.stop()
+        if not self.warm:
+            worker.wait_until_ready(lambda text: self._listener(Printed(job.number, text)), better)
+            self.warm = True
+        return worker
 
     def _follow(self, worker: Worker, job: Job) -> Answer:
         """Passes on reports and output until the job has ended."""
@@ -246,6 +270,7 @@ class Slot:
 
     def _discard(self) -> None:
         """Ends the worker; the next job gets a new one."""
+        self.warm = False
         with self._lock:
             worker, self._worker = self._worker, None
         if worker is not None:

@@ -26,6 +26,7 @@ import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
+from types import FrameType
 from typing import Any, NoReturn
 
 JOB, STOP, QUIT = b"job:", b"stop:", b"quit:"
@@ -78,10 +79,20 @@ class Worker:
         """Runs jobs until it is told to quit."""
         # All that was imported stays; collecting garbage need not look at it for each job again.
         gc.freeze()
+        # A scheduler or an init system ends all processes of a job with it, and gives them some seconds.
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        if "SUBMITIT_EXECUTOR" in os.environ:  # some clusters pass its warning on to all processes of a job
+            signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         self.send({"kind": "ready"})
         threading.Thread(target=self._read, name="graft-pipe", daemon=True).start()
         while not (message := self._inbox.get()).startswith(QUIT):
             self.send({"kind": "answer", **self._run(message[len(JOB) :])})
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        """Ends the running job at its next step; without one, the process."""
+        if (session := self._session) is None:
+            sys.exit(0)
+        session.interrupted = True
 
     def send(self, message: Mapping[str, Any]) -> None:
         self._connection.send_bytes(json.dumps(message).encode())

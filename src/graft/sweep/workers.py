@@ -17,6 +17,14 @@ class Withdrawn(Exception):
     """The worker was told to stop before there was a place for it."""
 
 
+class NotYet(Exception):
+    """There is no place for the worker yet, and its job can begin elsewhere."""
+
+
+class PlaceTaken(Exception):
+    """The scheduler took the worker's place away, such as for a job of more weight."""
+
+
 @dataclass(frozen=True)
 class PoolOptions:
     """How jobs are run, from `hydra.launcher`, wherever that is.
@@ -74,13 +82,19 @@ class Worker(Protocol):
     def last_lines(self) -> Iterable[str]:
         """The last lines that the job printed."""
 
-    def wait_until_ready(self, say: Callable[[str], None]) -> None:
+    @property
+    def alive(self) -> bool:
+        """Whether it can be sent a job, as far as is known. Asked only between jobs."""
+
+    def wait_until_ready(self, say: Callable[[str], None], better: Callable[[], bool]) -> None:
         """Returns when the worker can be sent a job; `say` takes what the user should know meanwhile.
 
         Raises:
+            NotYet: It waits for a place, and `better` says that somebody else has one. May be called again.
             EOFError: It died.
             Unfit: It can run no job of this application.
             Withdrawn: It was told to stop before there was a place for it.
+            PlaceTaken: The place that it was to have is gone.
         """
 
     def send_job(self, job: Job) -> None:
@@ -91,6 +105,7 @@ class Worker(Protocol):
 
         Raises:
             EOFError: It is dead, and has nothing more to say.
+            PlaceTaken: It is gone with its place.
         """
 
     def last_words(self) -> list[str]:

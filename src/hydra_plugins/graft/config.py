@@ -1,4 +1,4 @@
-"""The options of `hydra/sweeper=graft`, `hydra/launcher=graft` and `hydra/launcher=graft_ray`, with their defaults."""
+"""The options of `hydra/sweeper=graft` and of `hydra/launcher=graft`, `graft_ray` and `graft_slurm`, with defaults."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -87,7 +87,47 @@ class GraftRayLauncherConf:
     show_output: bool = True
 
 
+@dataclass
+class GraftSlurmLauncherConf:
+    """See `graft.sweep.slurm_cluster.SlurmOptions` for what is allowed. The names are Hydra's submitit launcher's."""
+
+    _target_: str = "hydra_plugins.graft.launcher.GraftSlurmLauncher"
+    # Jobs that may wait and run at a time. It has to be said.
+    slots: int | None = None
+    # slot: a job keeps its place for many trials; trial: each trial waits in the queue for itself.
+    job_per: str = "slot"
+    # slurm; or local: jobs on this machine, to try things out.
+    cluster: str = "slurm"
+    # Of a job, that is of a slot.
+    partition: str | None = None
+    gpus_per_node: int | None = None
+    cpus_per_task: int | None = None
+    mem_gb: float | None = None
+    # Minutes that a job may run; it is requeued then. Seconds of warning before.
+    timeout_min: int = 240
+    signal_delay_s: int = 120
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    exclude: str | None = None
+    name: str = "graft"
+    # Lines of shell before Python starts, such as: module load cuda.
+    setup: Any = None
+    # Further options of sbatch by their long names.
+    additional_parameters: Any = None
+    # Scripts and logs of the jobs, on a path that all nodes see. A trial's output is in its own folder.
+    folder: str = "${hydra.sweep.dir}/.slurm"
+    # Seconds without contact after which a job is given up, and its trial starts again elsewhere.
+    lost_after: float = 60.0
+    # As for hydra/launcher=graft.
+    fresh_process: bool = False
+    recycle_after_trials: int | None = None
+    recycle_above_gib: float | None = None
+    show_output: bool = True
+
+
 store = ConfigStore.instance()
 store.store(group="hydra/sweeper", name="graft", node=GraftSweeperConf, provider="graft")
 store.store(group="hydra/launcher", name="graft", node=GraftLauncherConf, provider="graft")
 store.store(group="hydra/launcher", name="graft_ray", node=GraftRayLauncherConf, provider="graft")
+store.store(group="hydra/launcher", name="graft_slurm", node=GraftSlurmLauncherConf, provider="graft")

@@ -1,4 +1,4 @@
-"""`hydra/launcher=graft` and `graft_ray`: jobs in warm worker processes, one a slot, for any of Hydra's sweepers."""
+"""`hydra/launcher=graft`, `graft_ray`, `graft_slurm`: warm worker processes, one a slot, for any sweeper of Hydra's."""
 
 from __future__ import annotations
 
@@ -74,14 +74,29 @@ class GraftRayLauncher(GraftLauncher):
     """The same on a Ray cluster."""
 
     def _make_pool(self) -> WorkerPool:
-        from omegaconf import OmegaConf
-
         from graft.sweep.ray_cluster import RayOptions, RayWorkers
         from graft.sweep.slots import WorkerPool
 
-        given: dict[str, Any] = {
-            key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-            for key, value in self.given.items()
-        }
-        options = RayOptions(**given)
+        options = RayOptions(**_plain(self.given))
         return WorkerPool(options, RayWorkers(options))
+
+
+class GraftSlurmLauncher(GraftLauncher):
+    """The same in jobs of Slurm."""
+
+    def _make_pool(self) -> WorkerPool:
+        from graft.sweep.slots import WorkerPool
+        from graft.sweep.slurm_cluster import SlurmOptions, SlurmWorkers
+
+        options = SlurmOptions(**_plain(self.given))
+        return WorkerPool(options, SlurmWorkers(options))
+
+
+def _plain(given: dict[str, Any]) -> dict[str, Any]:
+    """The options with lists and mappings as Python's own."""
+    from omegaconf import OmegaConf
+
+    return {
+        key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        for key, value in given.items()
+    }

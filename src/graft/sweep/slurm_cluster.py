@@ -1,0 +1,378 @@
+"""`hydra/launcher=graft_slurm`: slots as Slurm jobs, by way of submitit.
+
+Where a job runs, and when, is Slurm's to decide.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graft.errors import ConfigError
+from graft.sweep.liveness import DEAD_AFTER_SECONDS, here, mark_of_controller, process_lives
+from graft.sweep.mailbox import make_mailbox
+from graft.sweep.process import POLL_SECONDS, Unfit
+from graft.sweep.slurm_job import BEATS, SlotJob
+from graft.sweep.slurm_worker import Place, SlurmWorker
+from graft.sweep.workers import PoolOptions, not_allowed
+
+COMMENT = "graft "
+"""What the comment of our jobs begins with; the rest says whose they are."""
+
+LOOK_SECONDS = 10.0
+"""How often Slurm is asked for its queue, once for all slots."""
+
+NO_LIMIT = 1_000_000
+"""How often submitit may requeue a job that came to its time limit: what counts is how often a trial died."""
+
+LOCAL_WARNING_SECONDS = 30.0
+"""What submitit's local jobs have between the warning and their end."""
+
+LEFTOVER_SECONDS = 60.0
+"""How long to wait for jobs of a dead controller to end; Slurm itself kills them after KillWait, 30 s by default."""
+
+
+@dataclass(frozen=True)
+class SlurmOptions(PoolOptions):
+    """From `hydra.launcher`. Sizes are those of a slot, that is of a job.
+
+    Attributes:
+        folder: For submitit's scripts and logs, and for mailboxes; on a path that all nodes see.
+        cluster: ``slurm``, or ``local`` for submitit's jobs on this machine, to try things out.
+        job_per: ``slot``: a job keeps its place for many trials; ``trial``: each trial waits in the queue for itself.
+        name: Of the jobs.
+        timeout_min: Minutes that a job may run. One that comes to its end is requeued.
+        signal_delay_s: Seconds between the warning and the end; in that time a trial is stopped at its next step.
+        partition, account, qos, constraint, exclude: As sbatch takes them.
+        cpus_per_task: CPUs of a job.
+        gpus_per_node: GPUs of a job.
+        mem_gb: GB of memory of a job.
+        setup: Lines of shell that run before Python.
+        additional_parameters: Further options of sbatch, by their long names.
+        lost_after: Seconds without contact after which a job is given up, and its trial started elsewhere.
+    """
+
+    folder: str = ""
+    cluster: str = "slurm"
+    job_per: str = "slot"
+    name: str = "graft"
+    timeout_min: int = 240
+    signal_delay_s: int = 120
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    exclude: str | None = None
+    cpus_per_task: int | None = None
+    gpus_per_node: int | None = None
+    mem_gb: float | None = None
+    setup: list[str] | None = None
+    additional_parameters: Mapping[str, Any] | None = None
+    lost_after: float = 60.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.job_per == "trial":
+            object.__setattr__(self, "fresh_process", True)  # it ends with its job
+
+    def problems(self) -> list[str]:
+        parameters = self.additional_parameters
+        found = super().problems()
+        if self.slots is None:
+            found.append(
+                "hydra.launcher.slots is missing, and Slurm has no natural number of them. Allowed: how many jobs may "
+                "wait and run at a time, such as hydra.launcher.slots=8."
+            )
+        found += not_allowed("cluster", self.cluster, self.cluster in ("slurm", "local"), "slurm, or local")
+        found += not_allowed("job_per", self.job_per, self.job_per in ("slot", "trial"), "slot, or trial")
+        for key in ("timeout_min", "cpus_per_task"):
+            value = getattr(self, key)
+            found += not_allowed(key, value, value is None or value >= 1, "a whole number from 1")
+        gpus, memory = self.gpus_per_node, self.mem_gb
+        found += not_allowed("gpus_per_node", gpus, gpus is None or gpus >= 0, "a whole number from 0, or null")
+        found += not_allowed("mem_gb", memory, memory is None or memory > 0, "a number above 0, or null")
+        found += not_allowed(
+            "signal_delay_s",
+            self.signal_delay_s,
+            0 <= self.signal_delay_s < 60 * max(1, self.timeout_min),
+            "seconds from 0, fewer than timeout_min has",
+        )
+        # Controllers on other hosts take the trials of a dead one up after that time.
+        found += not_allowed(
+            "lost_after",
+            self.lost_after,
+            0 < self.lost_after < DEAD_AFTER_SECONDS,
+            f"seconds above 0 and below {DEAD_AFTER_SECONDS:g}",
+        )
+        found += not_allowed(
+            "setup",
+            self.setup,
+            self.setup is None or (isinstance(self.setup, list) and all(isinstance(line, str) for line in self.setup)),
+            "a list of lines, or null",
+        )
+        found += not_allowed(
+            "additional_parameters",
+            parameters,
+            parameters is None or (isinstance(parameters, Mapping) and "comment" not in parameters),
+            "a mapping of sbatch's options without comment, which marks whose jobs they are, or null",
+        )
+        return found
+
+    def parameters(self) -> dict[str, Any]:
+        """As submitit's `AutoExecutor` takes them."""
+        shared = ("name", "timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node")
+        of_slurm = ("signal_delay_s", "partition", "account", "qos", "constraint", "exclude", "setup")
+        given = {key: getattr(self, key) for key in shared}
+        given |= {f"slurm_{key}": getattr(self, key) for key in of_slurm}
+        parameters = {key: value for key, value in given.items() if value is not None}
+        parameters["slurm_additional_parameters"] = dict(self.additional_parameters or {})
+        if self.cluster == "local":
+            # Its own names for them.
+            parameters["local_setup"] = parameters.pop("slurm_setup", [])
+        return parameters
+
+
+class SlurmWorkers:
+    """Workers in Slurm jobs. See `graft.sweep.workers.Workers`."""
+
+    def __init__(self, options: SlurmOptions) -> None:
+        if importlib.util.find_spec("submitit") is None:
+            raise ConfigError(
+                "hydra/launcher=graft_slurm needs submitit, which is not installed: pip install 'graft[slurm]'"
+            )
+        self._options = options
+        self._folder = Path(options.folder).absolute()
+        self._queue: SlurmQueue | LocalQueue | None = None
+        self._places: dict[int, Place] = {}
+        self._ended = threading.Event()
+
+    @property
+    def slots(self) -> int:
+        assert self._options.slots is not None
+        return self._options.slots
+
+    @property
+    def place(self) -> str:
+        options = self._options
+        sizes = {
+            "GPU": options.gpus_per_node,
+            "CPU": options.cpus_per_task,
+            "GB": options.mem_gb,
+        }
+        words = [f"a job for each {options.job_per}"]
+        words += [] if options.partition is None else [f"partition {options.partition}"]
+        words += [
+            f"{size:g} {unit}{'s' * (size != 1 and unit != 'GB')}" for unit, size in sizes.items() if size is not None
+        ]
+        where = "of Slurm" if options.cluster == "slurm" else "on this machine, as submitit's local jobs"
+        return f" {where} ({', '.join(words)})"
+
+    def open(self) -> None:
+        if self._queue is not None:
+            return
+        self._queue = _make_queue(self._options, self._folder)
+        self._queue.end_leftovers()
+        self._ended.clear()
+        threading.Thread(target=self._beat, name="graft-beat", daemon=True).start()
+
+    def start(self, slot: int, setup: bytes) -> SlurmWorker:
+        place = self._places.get(slot)
+        if place is not None and place.over:
+            place.end()
+            place = None
+        if place is None:
+            place = self._places[slot] = self._new_place(setup)
+        return SlurmWorker(place, keeps_place=self._options.job_per == "slot")
+
+    def close(self) -> None:
+        ending = [threading.Thread(target=place.end) for place in self._places.values()]
+        for thread in ending:
+            thread.start()
+        for thread in ending:
+            thread.join()
+        self._places.clear()
+        self._ended.set()
+        if self._queue is not None:
+            self._queue.close()
+            self._queue = None
+
+    def _new_place(self, setup: bytes) -> Place:
+        queue, options = self._queue, self._options
+        assert queue is not None
+        mailbox = make_mailbox(self._folder)
+        job = SlotJob(
+            setup,
+            mailbox=mailbox,
+            controller=mark_of_controller(),
+            lost_after=options.lost_after,
+            warned_before=options.signal_delay_s if options.cluster == "slurm" else LOCAL_WARNING_SECONDS,
+        )
+        return Place(queue, queue.submit(job), mailbox, lost_after=options.lost_after)
+
+    def _beat(self) -> None:
+        """Shows all jobs that this controller lives, as long as it does."""
+        while not self._ended.wait(self._options.lost_after / BEATS):
+            for place in list(self._places.values()):
+                place.beat()
+
+
+class SubmititQueue:
+    """What queues have in common that submitit submits to."""
+
+    def __init__(self, executor: Any) -> None:
+        self._executor = executor
+        self._submitting = threading.Lock()
+        self._jobs: dict[str, Any] = {}
+
+    def submit(self, job: SlotJob) -> str:
+        # What submitit's executors do when several threads submit at once is not said.
+        with self._submitting, _deaf_to_ctrl_c(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                submitted = self._executor.submit(job)
+            except Exception as error:  # of submitit, or of whatever stands behind sbatch
+                raise Unfit(f"The job cannot be submitted: {gist(error)}") from error
+        self._jobs[submitted.job_id] = submitted
+        return str(submitted.job_id)
+
+    def log(self, job: str) -> Path:
+        paths = self._jobs[job].paths
+        errors, output = Path(paths.stderr), Path(paths.stdout)
+        return errors if errors.exists() and errors.stat().st_size else output
+
+    def close(self) -> None:
+        for submitted in self._jobs.values():
+            for path in (submitted.paths.submitted_pickle, submitted.paths.result_pickle):
+                with contextlib.suppress(OSError):
+                    Path(path).unlink()
+
+
+class SlurmQueue(SubmititQueue):
+    """Slurm's."""
+
+    def __init__(self, executor: Any) -> None:
+        super().__init__(executor)
+        self._looking = threading.Lock()
+        self._looked = -LOOK_SECONDS
+        self._held: frozenset[str] = frozenset()
+        self._seen: dict[str, float] = {}
+
+    def holds(self, job: str) -> bool:
+        with self._looking:
+            now = time.monotonic()
+            if now - self._looked >= LOOK_SECONDS:
+                self._looked = now
+                listed = _squeue()
+                if listed is None:  # Slurm's daemon may be restarting
+                    return True
+                self._held = frozenset(listed)
+                self._seen |= dict.fromkeys(listed, now)
+            # A job that is requeued may be in no list for a moment.
+            return job in self._held or now - self._seen.setdefault(job, now) < 2 * LOOK_SECONDS
+
+    def cancel(self, job: str) -> None:
+        """Ends the job, if it is not over already."""
+        _scancel(job)
+
+    def end_leftovers(self) -> None:
+        deadline = time.monotonic() + LEFTOVER_SECONDS
+        cancelled: set[str] = set()
+        while left := [job for job, comment in (_squeue() or {}).items() if _is_leftover(comment)]:
+            for job in left:
+                if job not in cancelled:
+                    _scancel(job)
+                    cancelled.add(job)
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"Slurm does not end the jobs {', '.join(left)} of a sweep whose command was killed, and their "
+                    f"trials may be started again only then. See: squeue --jobs {','.join(left)}"
+                )
+            time.sleep(POLL_SECONDS)
+
+
+class LocalQueue(SubmititQueue):
+    """Submitit's jobs on this machine: they start at once."""
+
+    def holds(self, job: str) -> bool:
+        return bool(self._jobs[job].state == "RUNNING")
+
+    def cancel(self, job: str) -> None:
+        process = self._jobs[job]._process
+        if process.poll() is None:
+            process.terminate()  # which it passes on to the job
+
+    def end_leftovers(self) -> None:
+        """Worker processes on this host end with their controller, or by `end_leftover_workers`."""
+
+
+def _make_queue(options: SlurmOptions, folder: Path) -> SlurmQueue | LocalQueue:
+    import submitit
+
+    settings = {f"{options.cluster}_max_num_timeout": NO_LIMIT}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        executor = submitit.AutoExecutor(folder, cluster=options.cluster, **settings)
+        executor.update_parameters(**options.parameters())
+        if options.cluster == "slurm":
+            comment = COMMENT + json.dumps(here(left=False))
+            executor.update_parameters(slurm_comment=comment)
+    except (RuntimeError, ValueError, TypeError, OSError, AssertionError) as error:
+        raise ConfigError(
+            f"hydra/launcher=graft_slurm cannot be used: {gist(error)}. Allowed: a machine with sbatch and srun, or "
+            "hydra.launcher.cluster=local to try it out."
+        ) from error
+    return SlurmQueue(executor) if options.cluster == "slurm" else LocalQueue(executor)
+
+
+def _squeue() -> dict[str, str] | None:
+    """The user's jobs in Slurm's queue with their comments; None if Slurm does not answer."""
+    command = ["squeue", "--noheader", "--user", str(os.getuid()), "--format", "%i|%k"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    rows = [line.strip().partition("|") for line in done.stdout.splitlines() if line.strip()]
+    return {job: comment for job, _, comment in rows}
+
+
+def _scancel(job: str) -> None:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):  # over already, or Slurm does not answer
+        subprocess.run(["scancel", job], capture_output=True, timeout=60, check=False)
+
+
+def _is_leftover(comment: str) -> bool:
+    """Whether the job with this comment is of a controller that died on this host."""
+    if not comment.startswith(COMMENT):
+        return False
+    try:
+        return process_lives(json.loads(comment.removeprefix(COMMENT))) is False
+    except (ValueError, KeyError, TypeError):  # somebody else's
+        return False
+
+
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes that this thread starts do not hear Ctrl-C in the terminal; what becomes of them the sweep decides."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def gist(error: BaseException) -> str:
+    """What an error of submitit's or of sbatch's says, in a line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if "error" in line.lower()] or lines
+    return told[-1].rstrip(".") if told else type(error).__name__

@@ -1,0 +1,293 @@
+"""Sweeps in Slurm jobs: places that are taken away, nodes that are lost, a killed command, what Slurm refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+from tests.sweep.apps import App, assert_nothing_lost_or_doubled, notes, runs, wait_for
+from tests.sweep.fake_slurm import FakeSlurm
+
+from graft.errors import ConfigError
+from graft.sweep.mailbox import FROM_WORKER, Inbox, make_mailbox, post
+from graft.sweep.slurm_cluster import SlurmOptions
+
+pytestmark = pytest.mark.usefixtures("_submitit_is_installed")
+
+
+@pytest.fixture
+def _submitit_is_installed() -> None:
+    pytest.importorskip("submitit", reason="submitit is not installed")
+
+
+@pytest.fixture
+def on_slurm(steps: App, slurm: FakeSlurm) -> App:
+    return on(steps, slurm)
+
+
+def on(app: App, slurm: FakeSlurm) -> App:
+    """The application, set to run its sweeps in Slurm jobs."""
+    app.environment |= slurm.environment
+    app.launcher = ("hydra/launcher=graft_slurm", "hydra.launcher.slots=2")
+    return app
+
+
+def logs(app: App) -> str:
+    return "".join(path.read_text() for path in app.folder.glob("multirun/*/*/.slurm/*_log.*"))
+
+
+def test_a_slot_keeps_its_job_and_a_trial_can_have_one_of_its_own(on_slurm: App, slurm: FakeSlurm) -> None:
+    done = on_slurm.run(
+        "x=1,2,3,4", "hydra.launcher.partition=gpu", "hydra.launcher.gpus_per_node=1", "hydra.launcher.mem_gb=8",
+        "hydra.launcher.additional_parameters={nice: 5}", "hydra.launcher.setup=['export FROM_SETUP=here']",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert "4 trials (4 cells) in 2 slots of Slurm (a job for each slot, partition gpu, 1 GPU, 8 GB)" in done.out
+    first = slurm.jobs()
+    assert len(first) == 2
+    assert {job["state"] for job in first.values()} == {"COMPLETED"}
+    options = first["100"]["options"]
+    wanted = {"partition": "gpu", "gpus-per-node": "1", "mem": "8GB", "nice": "5", "job-name": "graft", "time": "240"}
+    assert {key: options.get(key) for key in wanted} == wanted
+    assert options["signal"] == "USR2@120"
+    assert "export FROM_SETUP=here" in first["100"]["script"]
+
+    done = on_slurm.run("x=5,6,7", "hydra.launcher.job_per=trial")
+    assert done.status == 0, done.err
+    assert len(slurm.jobs()) == 2 + 3
+    assert len({pid for _, _, _, pid in notes(on_slurm, "start")}) == 2 + 3
+
+
+def test_what_a_trial_prints_is_in_its_folder_and_what_it_was_told_is_gone(on_slurm: App, slurm: FakeSlurm) -> None:
+    app = on_slurm.folder / "app.py"
+    app.write_text(
+        app.read_text().replace("now = trial.current()", "now = trial.current(); print('said by', now.number)")
+    )
+    running = on_slurm.start("x=1,2", "password=hidden", "steps=20", "die_at=5")
+    wait_for(lambda: bool(notes(on_slurm, "step")))
+    boxes = list(on_slurm.folder.glob("multirun/*/*/.slurm/mailbox-*"))
+    assert len(boxes) == 2
+    for box in boxes:
+        assert stat.S_IMODE(box.stat().st_mode) == 0o700
+        assert {stat.S_IMODE(file.stat().st_mode) for file in box.iterdir()} == {0o600}
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 0, err
+    assert "#0 | said by 0" in out
+    (folder,) = on_slurm.folder.glob("multirun/*/*/0")
+    told = (folder / "output.log").read_text().splitlines()
+    assert [line.split(" on ")[0] for line in told] == ["-- attempt 0", "said by 0", "-- attempt 1", "said by 0"]
+    assert "said by 0" in logs(on_slurm)
+    left = {path.suffix for path in (folder.parent / ".slurm").iterdir()}
+    assert left <= {".sh", ".out", ".err"}
+
+
+def test_a_trial_that_kills_its_process_is_retried_in_the_same_job(on_slurm: App, slurm: FakeSlurm) -> None:
+    done = on_slurm.run("x=1", "die_at=1", "hydra.launcher.slots=1")
+    assert done.status == 0, done.err
+    (trial,) = on_slurm.study().trials
+    assert (trial.values, trial.user_attrs["graft.attempt"], trial.user_attrs["graft.deaths"]) == ([1], 1, 1)
+    assert "its process died (SIGKILL)" in done.out
+    assert len(slurm.jobs()) == 1
+    assert_nothing_lost_or_doubled(on_slurm, 1)
+
+
+@pytest.mark.parametrize("job_per", ["slot", "trial"])
+def test_a_warned_job_is_requeued_and_its_trial_goes_on(on_slurm: App, slurm: FakeSlurm, job_per: str) -> None:
+    running = on_slurm.start(
+        "x=1,2", "steps=40", "seconds=0.05", "hydra.launcher.slots=1", f"hydra.launcher.job_per={job_per}"
+    )
+    wait_for(lambda: len(notes(on_slurm, "step")) > 5)
+    slurm.warn("100")
+    _, err = running.communicate(timeout=120)
+    assert running.returncode == 0, err
+    assert slurm.calls("scontrol") == [["requeue", "100"]]
+    jobs = slurm.jobs()
+    assert jobs["100"]["starts"] == 2
+    assert len(jobs) == (1 if job_per == "slot" else 2)
+    trials = on_slurm.study().trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
+    # It is not the trial's fault.
+    assert [trial.user_attrs.get("graft.deaths", 0) for trial in trials] == [0, 0]
+    assert sum(trial.user_attrs.get("graft.attempt", 0) for trial in trials) == 1
+    assert_nothing_lost_or_doubled(on_slurm, 2)
+
+
+def test_a_preempted_trial_that_does_not_stop_in_time_is_no_death(
+    make_app: Callable[[str], App], slurm: FakeSlurm
+) -> None:
+    app = on(
+        make_app("""
+            import time
+            import hydra
+            from graft import trial
+
+            @hydra.main(version_base=None)
+            def main(config):
+                with open("log", "a") as log:
+                    log.write(f"{trial.current().attempt}\\n")
+                if trial.current().attempt < 1:
+                    time.sleep(3600)  # does not look whether it should stop
+                return 1.0
+
+            if __name__ == "__main__":
+                main()
+        """),
+        slurm,
+    )
+    running = app.start("+x=1", "hydra.launcher.slots=1", "hydra.sweeper.max_retries=0")
+    wait_for(lambda: bool(app.lines()))
+    slurm.preempt("100")
+    _, err = running.communicate(timeout=120)
+    assert running.returncode == 0, err
+    assert app.lines() == ["0", "1"]
+    (trial,) = app.study().trials
+    assert (trial.state, trial.user_attrs.get("graft.deaths", 0)) == (TrialState.COMPLETE, 0)
+    # Slurm did not requeue it, so another job was submitted.
+    assert len(slurm.jobs()) == 2
+
+
+@pytest.mark.parametrize("requeued", [True, False])
+def test_a_lost_node_loses_no_trial(on_slurm: App, slurm: FakeSlurm, requeued: bool) -> None:
+    running = on_slurm.start("x=range(6)", "steps=20", "seconds=0.1", "hydra.launcher.lost_after=2")
+    wait_for(lambda: len(notes(on_slurm, "end")) >= 1)
+    slurm.lose_node("101", requeued=requeued)
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 0, err
+    assert out.count("its process died (node lost)") == 1, out
+    assert [trial.state for trial in on_slurm.study().trials] == [TrialState.COMPLETE] * 6
+    assert sum(trial.user_attrs.get("graft.deaths", 0) for trial in on_slurm.study().trials) == 1
+    assert_nothing_lost_or_doubled(on_slurm, 6)
+    assert len(notes(on_slurm, "end")) == 6
+
+
+def test_a_killed_command_leaves_nothing_that_runs_and_is_gone_on_with(on_slurm: App, slurm: FakeSlurm) -> None:
+    command = ["x=1,2,3,4", "steps=40", "seconds=0.1", "hydra.launcher.slots=3"]
+    first = on_slurm.start(*command)
+    wait_for(lambda: len({pid for *_, pid in notes(on_slurm, "step")}) == 2)
+    wait_for(lambda: len(slurm.jobs()) == 3)
+    first.kill()
+    first.communicate()
+    workers = {pid for *_, pid in notes(on_slurm, "step")}
+
+    done = on_slurm.run(*command)
+    assert done.status == 0, done.err
+    assert "It goes on: 0 of 4" in done.out
+    assert not any(runs(pid) for pid in workers)
+    # Among them the one that still waited in Slurm's queue.
+    assert {arguments[0] for arguments in slurm.calls("scancel")} >= {"100", "101", "102"}
+    assert_nothing_lost_or_doubled(on_slurm, 4)
+
+
+def test_a_job_that_hears_nothing_of_the_command_ends_by_itself(on_slurm: App, slurm: FakeSlurm) -> None:
+    first = on_slurm.start("x=1,2", "steps=1000", "seconds=0.1", "hydra.launcher.lost_after=2")
+    wait_for(lambda: len({pid for *_, pid in notes(on_slurm, "step")}) == 2)
+    first.kill()
+    first.communicate()
+    wait_for(lambda: all(job["state"] == "COMPLETED" for job in slurm.jobs().values()))
+    assert not any(runs(pid) for *_, pid in notes(on_slurm, "step"))
+    assert not list(on_slurm.folder.glob("multirun/*/*/.slurm/mailbox-*"))
+    assert "Nothing heard of the sweep for 2 s" in logs(on_slurm)
+
+
+def test_ctrl_c_ends_running_trials_and_takes_waiting_jobs_out_of_the_queue(on_slurm: App, slurm: FakeSlurm) -> None:
+    # As in a terminal, where Ctrl-C reaches all processes of the command.
+    running = subprocess.Popen(
+        on_slurm.command("x=range(4)", "steps=1000", "seconds=0.05", "hydra.launcher.slots=3"),
+        cwd=on_slurm.folder, env=on_slurm.environment, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for(lambda: len({pid for *_, pid in notes(on_slurm, "step")}) == 2)
+    wait_for(lambda: len(slurm.jobs()) == 3)
+    os.killpg(running.pid, signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130, err
+    assert [trial.state for trial in on_slurm.study().trials] == [TrialState.WAITING] * 4
+    assert "Traceback" not in err
+    wait_for(lambda: all(job["state"] != "PENDING" for job in slurm.jobs().values()))
+    assert [job["state"] for job in slurm.jobs().values()] == ["COMPLETED", "COMPLETED", "CANCELLED"]
+
+
+def test_a_waiting_job_says_so(on_slurm: App, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeSlurmNodes(slurm, 1):
+        done = on_slurm.run("x=1,2", "steps=120", "seconds=0.1")
+    assert done.status == 0, done.err
+    assert "waits in Slurm's queue as job 101" in done.out
+
+
+class FakeSlurmNodes:
+    """Fewer nodes than slots for a while."""
+
+    def __init__(self, slurm: FakeSlurm, nodes: int) -> None:
+        self._file = Path(slurm.environment["FAKE_SLURM"]) / "nodes"
+        self._nodes = nodes
+
+    def __enter__(self) -> None:
+        self._file.write_text(str(self._nodes))
+
+    def __exit__(self, *_: object) -> None:
+        self._file.write_text("2")
+
+
+def test_what_slurm_refuses_is_said(on_slurm: App, slurm: FakeSlurm) -> None:
+    done = on_slurm.run("x=1,2", "hydra.launcher.partition=nowhere")
+    assert done.status == 2, done.err
+    assert "The job cannot be submitted: sbatch: error: invalid partition specified: nowhere" in done.err
+    assert "Traceback" not in done.err
+    assert [trial.state for trial in on_slurm.study().trials] == [TrialState.WAITING] * 2
+
+
+def test_a_job_that_cannot_begin_is_said(on_slurm: App, slurm: FakeSlurm) -> None:
+    done = on_slurm.run("x=1", "hydra.launcher.slots=1", "hydra.launcher.setup=['echo no such module >&2; exit 3']")
+    assert done.status == 2, done.err
+    assert "Slurm's job 100 ended before it began to work" in done.err
+    assert "It last printed: no such module" in done.err
+
+
+def test_without_slurm_the_launcher_says_what_to_do(steps: App) -> None:
+    done = steps.run("x=1", "hydra/launcher=graft_slurm", "hydra.launcher.slots=2")
+    assert done.status == 2, done.err
+    assert "hydra/launcher=graft_slurm cannot be used" in done.err
+    assert "hydra.launcher.cluster=local" in done.err
+    assert not steps.journal.exists()
+
+
+def test_settings_that_are_not_allowed_are_refused_together() -> None:
+    with pytest.raises(ConfigError) as refused:
+        SlurmOptions(
+            cluster="pbs", job_per="node", timeout_min=0, cpus_per_task=0, gpus_per_node=-1, mem_gb=0,
+            signal_delay_s=-1, lost_after=500, setup="module load cuda", additional_parameters={"comment": "mine"},  # type: ignore[arg-type]
+        )  # fmt: skip
+    keys = [problem.split("=")[0].split(" ")[0] for problem in refused.value.problems]
+    assert keys == [
+        f"hydra.launcher.{key}"
+        for key in (
+            "slots", "cluster", "job_per", "timeout_min", "cpus_per_task", "gpus_per_node", "mem_gb",
+            "signal_delay_s", "lost_after", "setup", "additional_parameters",
+        )
+    ]  # fmt: skip
+
+
+def test_a_mailbox_keeps_messages_apart_from_what_a_killed_writer_left(tmp_path: Path) -> None:
+    box = make_mailbox(tmp_path)
+    file = box / FROM_WORKER
+    inbox = Inbox(file)
+    assert inbox.look() == []
+    post(file, {"kind": "one"})
+    with file.open("ab") as torn:
+        torn.write(b'{"kind": "tw')
+    assert inbox.look() == [{"kind": "one"}]
+    post(file, {"kind": "three", "text": "a\nb"})
+    assert inbox.look() == [{"kind": "three", "text": "a\nb"}]
+    whole = json.dumps({"kind": "four"}).encode() + b"\n"
+    for end in (5, len(whole)):
+        with file.open("ab") as slow:
+            slow.write(whole[end - 5 : end] if end == 5 else whole[5:])
+    assert inbox.look() == [{"kind": "four"}]
+    assert Inbox(file, from_now=True).look() == []
