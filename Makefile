@@ -18,7 +18,7 @@ HOME_DIR := $(or $(GRAFT_HOME),$(CURDIR))
 JOURNAL := $(HOME_DIR)/mlruns/optuna.journal
 
 .PHONY: help setup sweep train test lint format bench bench-full ui dashboard tensorboard compare report rerun doctor
-.PHONY: experiment clean
+.PHONY: experiment clean cluster-up cluster-down
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,13 @@ dashboard: setup ## Optuna's pages on http://127.0.0.1:8080, or on PORT=: the st
 
 tensorboard: setup ## TensorBoard over all runs on http://127.0.0.1:6006, or on PORT=
 	$(IN_VENV) tensorboard --logdir "$(HOME_DIR)/mlruns" --host 127.0.0.1 --port $(or $(PORT),6006)
+
+cluster-up: setup ## PostgreSQL and an MLflow server on this machine, for many workers; PG_PORT= MLFLOW_PORT=
+	@$(IN_VENV) graft cluster up $(if $(PG_PORT),--postgres-port $(PG_PORT)) $(if $(MLFLOW_PORT),--mlflow-port $(MLFLOW_PORT))
+
+cluster-down: ## Stop both; their data stays in mlruns/cluster
+	@test -x $(BIN)/graft || { echo "Nothing is installed yet: make setup"; exit 2; }
+	@$(IN_VENV) graft cluster down
 
 test: setup lint ## Lint, types, import rules and the whole test suite
 	@if test -n "$(PYTHON311)"; then $(MAKE) --no-print-directory $(ESTIMATOR)/.installed; \

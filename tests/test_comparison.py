@@ -30,9 +30,9 @@ FROZEN = TrialRow(
 )
 
 
-def printed(*trials: TrialRow, width: int = 80, ui: str = UI) -> str:
+def printed(*trials: TrialRow, width: int = 80, server: str | None = None) -> str:
     console = Console(file=io.StringIO(), width=width)
-    show(Comparison("sweep", "1" * 32, "1", trials, (), ui=ui), console)
+    show(Comparison("sweep", "1" * 32, "1", trials, (), ui=server or UI, served=server is not None), console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -60,7 +60,8 @@ def test_the_best_trial_comes_with_the_command_that_proves_it() -> None:
 
 def test_pages_that_a_server_shows_need_no_make_ui() -> None:
     assert "Curves     make ui, then http://127.0.0.1:5000/#/metric" in printed(FROZEN)
-    assert "Curves     http://mlflow.example:5000/#/metric" in printed(FROZEN, ui="http://mlflow.example:5000")
+    for server in ("http://mlflow.example:5000", "http://127.0.0.1:5000"):
+        assert f"Curves     {server}/#/metric" in printed(FROZEN, server=server)
 
 
 def swept(*values: tuple[str, str, str, float]) -> Comparison:

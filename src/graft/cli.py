@@ -16,6 +16,7 @@ from rich.console import Console
 from graft.again import graft_command, serve_command
 from graft.backbones import listing
 from graft.cache import manage, sizes, tables
+from graft.cluster import servers
 from graft.config import TrackingConfig
 from graft.errors import STATUS_DIVERGED_RERUN, STATUS_FAILED, STATUS_INTERRUPTED, ConfigError, GraftError
 
@@ -27,10 +28,16 @@ WIDTH = 160  # characters, where nothing says how many there are
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 cache_app = typer.Typer(no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
+cluster_app = typer.Typer(no_args_is_help=True)
+app.add_typer(cluster_app, name="cluster")
 
 TrackingUri = Annotated[str, typer.Option(help="MLflow tracking URI; a relative SQLite path starts at the checkout.")]
 Experiment = Annotated[str, typer.Option(help="Name of the MLflow experiment.")]
 RunId = Annotated[str, typer.Argument(help="Id of a run, or its first characters, 6 at least.")]
+Port = Annotated[
+    int | None,
+    typer.Option(min=1, max=65535, help="Port of 127.0.0.1: 5442 for PostgreSQL, 5000 for MLflow if left out."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")]
 
 
@@ -336,6 +343,23 @@ def cache_prune(
     limit = sizes.parse_size(max_size, "--max-size")
     done = manage.prune(limit)
     _end(done, as_json, failed=done.left > limit)
+
+
+@cluster_app.callback()
+def cluster() -> None:
+    """PostgreSQL and an MLflow server on this machine, for sweeps of many workers; all in `mlruns/cluster`."""
+
+
+@cluster_app.command("up")
+def cluster_up(postgres_port: Port = None, mlflow_port: Port = None) -> None:
+    """Start what does not run of the two, and print how a sweep uses them."""
+    servers.up(postgres_port, mlflow_port)
+
+
+@cluster_app.command("down")
+def cluster_down() -> None:
+    """Stop both; their data stays."""
+    servers.down()
 
 
 def _end(done: manage.Removal, as_json: bool, *, failed: bool) -> None:

@@ -87,8 +87,9 @@ class Side:
 class Comparison:
     """A sweep, ready to be printed.
 
-    `ui` is where MLflow's pages are, `options` what the `graft` command needs to find this record, and `report` the
-    page that `graft report` wrote last. `best_trial` is the one that the sweep calls the best, by its objective.
+    `ui` is where MLflow's pages are, `served` whether they are there without `make ui`, `options` what the `graft`
+    command needs to find this record, and `report` the page that `graft report` wrote last. `best_trial` is the one
+    that the sweep calls the best, by its objective.
     """
 
     sweep: str
@@ -97,14 +98,10 @@ class Comparison:
     trials: tuple[TrialRow, ...]
     sides: tuple[Side, ...]
     ui: str = UI
+    served: bool = False
     options: tuple[str, ...] = ()
     report: str | None = None
     best_trial: int | None = None
-
-    @property
-    def served(self) -> bool:
-        """Whether a server shows MLflow's pages, without `make ui`."""
-        return self.ui != UI
 
     @property
     def slow_down(self) -> float | None:
@@ -187,13 +184,15 @@ def read(store: Store, sweep: str | None) -> Comparison:
     numbers = sorted(number for number in numbered if number is not None)
     trials = tuple(_row(store, numbered[number], number) for number in numbers)
     tracking = TrackingConfig(uri=store.uri, artifacts=None, experiment=store.experiment_name)
+    served = store.uri.startswith("http")
     return Comparison(
         name,
         parent.info.run_id,
         store.experiment_id,
         trials,
         sides=tuple(side for kind in ("frozen", "fine-tuned") if (side := _side(trials, kind))),
-        ui=store.uri.rstrip("/") if store.uri.startswith("http") else UI,
+        ui=store.uri.rstrip("/") if served else UI,
+        served=served,
         options=tuple(tracking.options()),
         report=parent.data.tags.get(REPORT_TAG),
         best_trial=_trial_number(parent.data.tags.get("graft.best_trial")),
