@@ -10,7 +10,12 @@ from tests.conftest import backbone_at, run_command
 
 from graft.backbones import listing
 from graft.paths import CHECKOUT
-from hydra_plugins.graft.config import GraftLauncherConf, GraftRayLauncherConf, GraftSweeperConf
+from hydra_plugins.graft.config import (
+    GraftLauncherConf,
+    GraftRayLauncherConf,
+    GraftSlurmLauncherConf,
+    GraftSweeperConf,
+)
 
 TEXT = (CHECKOUT / "docs" / "sweeps.md").read_text()
 
@@ -29,6 +34,7 @@ def test_every_option_is_explained_and_no_other() -> None:
         ("Options of `hydra.sweeper`", GraftSweeperConf, {"params"}),
         ("Options of `hydra.launcher`", GraftLauncherConf, set()),
         ("Options of `hydra.launcher` with `hydra/launcher=graft_ray`", GraftRayLauncherConf, set()),
+        ("Options of `hydra.launcher` with `hydra/launcher=graft_slurm`", GraftSlurmLauncherConf, set()),
     ):
         options = {field.name for field in fields(conf) if not field.name.startswith("_")}
         assert named_in(section(title)) == options - apart

@@ -20,7 +20,7 @@ NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "node_ip_address": "127.
 class RayNodes:
     """The process as a test sees it."""
 
-    def __init__(self) -> None:
+    def __init__(self, **environment: str) -> None:
         # For whoever connects as well: nothing but loopback, and nobody but us.
         self.environment = {
             LOOPBACK_SWITCH: "0",
@@ -28,12 +28,12 @@ class RayNodes:
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
         }
-        environment = {**os.environ, **self.environment, "PYTHONWARNINGS": "ignore"}
-        environment.pop("CUDA_VISIBLE_DEVICES", None)
+        of_nodes = {**os.environ, **self.environment, "PYTHONWARNINGS": "ignore", **environment}
+        of_nodes.pop("CUDA_VISIBLE_DEVICES", None)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.sweep.ray_nodes"],
             cwd=CHECKOUT,
-            env=environment,
+            env=of_nodes,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -64,8 +64,9 @@ class RayNodes:
 
 
 @contextlib.contextmanager
-def ray_nodes() -> Iterator[RayNodes]:
-    nodes = RayNodes()
+def ray_nodes(**environment: str) -> Iterator[RayNodes]:
+    """Nodes with `environment` beside that of this process."""
+    nodes = RayNodes(**environment)
     try:
         yield nodes
     finally:
