@@ -65,6 +65,9 @@ class FakeSlurm:
         """What preemption does: SIGTERM, and after a while SIGKILL."""
         change(self._folder / "jobs" / f"{job}.json", preempted=True)
 
+    def cancel(self, job: str) -> None:
+        change(self._folder / "jobs" / f"{job}.json", cancelled=True)
+
     def lose_node(self, job: str, *, requeued: bool) -> None:
         """A power failure; with Slurm's JobRequeue the job waits for another node."""
         change(self._folder / "jobs" / f"{job}.json", requeued=requeued)

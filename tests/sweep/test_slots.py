@@ -8,10 +8,54 @@ import types
 from collections.abc import Callable
 
 import pytest
+from omegaconf import OmegaConf
 from tests.sweep.apps import App
 
 from graft.errors import ConfigError
 from graft.sweep.devices import slot_devices, visible_gpus
+from graft.sweep.jobs import Job, Returned
+from graft.sweep.slots import Slot
+from graft.sweep.workers import PoolOptions
+
+
+class Idle:
+    """A worker that is there, and says whether it lives."""
+
+    jobs, last_lines, alive = 0, (), True
+
+    def __init__(self) -> None:
+        self.sent: list[Job] = []
+
+    def wait_until_ready(self, say: object, better: object) -> None: ...
+    def send_job(self, job: Job) -> None:
+        self.sent.append(job)
+
+    def messages(self, patience: float) -> list[dict[str, object] | str]:
+        return [{"kind": "answer", "returned": {"values": [1.0], "plain": 1.0, "shown": "1.0"}, "told": None}]
+
+    def memory_gib(self) -> float:
+        return 0.0
+
+    def quit(self) -> None: ...
+
+
+def test_a_worker_that_died_between_two_jobs_costs_no_trial_an_attempt() -> None:
+    started: list[Idle] = []
+
+    def start() -> Idle:
+        started.append(Idle())
+        return started[-1]
+
+    slot = Slot(0, start, PoolOptions(), lambda event: None)  # type: ignore[arg-type]
+    jobs = [Job(number, (), OmegaConf.create()) for number in range(3)]
+    for job in jobs:
+        if job.number == 2:
+            started[-1].alive = False
+        answer = slot.run(job)
+        assert answer is not None
+        assert isinstance(answer.ending, Returned)
+    assert [worker.sent for worker in started] == [jobs[:2], jobs[2:]]
+
 
 FAKE_NVML = """
 class NVMLError(Exception): ...

@@ -243,6 +243,16 @@ def test_what_slurm_refuses_is_said(on_slurm: App, slurm: FakeSlurm) -> None:
     assert [trial.state for trial in on_slurm.study().trials] == [TrialState.WAITING] * 2
 
 
+def test_a_job_that_was_cancelled_before_it_began_is_said(on_slurm: App, slurm: FakeSlurm) -> None:
+    with FakeSlurmNodes(slurm, 0):
+        running = on_slurm.start("x=1", "hydra.launcher.slots=1")
+        wait_for(lambda: bool(slurm.jobs()))
+        slurm.cancel("100")
+        _, err = running.communicate(timeout=120)
+    assert running.returncode == 2, err
+    assert "Slurm's job 100 left the queue before it began; somebody may have cancelled it." in err
+
+
 def test_a_job_that_cannot_begin_is_said(on_slurm: App, slurm: FakeSlurm) -> None:
     done = on_slurm.run("x=1", "hydra.launcher.slots=1", "hydra.launcher.setup=['echo no such module >&2; exit 3']")
     assert done.status == 2, done.err

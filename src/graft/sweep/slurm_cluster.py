@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -218,7 +219,11 @@ class SlurmWorkers:
             lost_after=options.lost_after,
             warned_before=options.signal_delay_s if options.cluster == "slurm" else LOCAL_WARNING_SECONDS,
         )
-        return Place(queue, queue.submit(job), mailbox, lost_after=options.lost_after)
+        try:
+            return Place(queue, queue.submit(job), mailbox, lost_after=options.lost_after)
+        except Unfit:
+            shutil.rmtree(mailbox, ignore_errors=True)
+            raise
 
     def _beat(self) -> None:
         """Shows all jobs that this controller lives, as long as it does."""

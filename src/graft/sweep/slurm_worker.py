@@ -143,6 +143,11 @@ class Place:
 
     def _why_it_never_began(self) -> str:
         log = self._queue.log(self.job)
+        if not log.exists():
+            return (
+                f"Slurm's job {self.job} left the queue before it began; somebody may have cancelled it. The same "
+                "command goes on."
+            )
         lines = [line for line in _read(log).splitlines() if line.strip()]
         last = f" It last printed: {lines[-1].strip()}" if lines else ""
         return (
