@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from tests.sweep.apps import LONG, STEPS_APP, STEPS_CONFIG, App, assert_nothing_lost_or_doubled, notes, wait_for
 from tests.sweep.postgres_server import PostgresServer
 
-from graft.sweep.database import ServerStorage, does_not_answer
+from graft.sweep.database import ServerStorage, connect_args, does_not_answer
 from graft.sweep.storage import DatabaseFailed
 
 NAME = "hydra.sweeper.study_name"
@@ -56,25 +56,46 @@ def test_postgresql_restarted_in_the_middle_the_sweep_waits_and_goes_on(
     assert all("graft.attempt" not in trial.user_attrs for trial in postgres.trials(name))
 
 
-def test_a_restart_while_trials_are_claimed_and_recorded_all_the_time(
-    on_postgres: App, postgres: PostgresServer
+@pytest.mark.parametrize("controllers", [1, 2])
+def test_restarts_while_trials_are_claimed_and_recorded_all_the_time(
+    on_postgres: App, postgres: PostgresServer, controllers: int
 ) -> None:
     trials, restarts = (400, 20) if LONG else (120, 3)
-    running = on_postgres.start(
-        f"x=range({trials})", "steps=2", "seconds=0", "hydra.launcher.slots=4", f"{NAME}=claims"
-    )
-    for count in range(restarts):
-        done = len(notes(on_postgres, "end"))
-        wait_for(lambda done=done: len(notes(on_postgres, "end")) > done + 3)  # type: ignore[misc]
-        assert running.poll() is None, "the sweep was over before the last restart"
-        postgres.stop(immediate=count % 2 == 0)
-        time.sleep(0.3 * (count % 3))
-        postgres.start()
-    _, err = running.communicate(timeout=240)
-    assert running.returncode == 0, err
-    assert_all_complete(postgres, "claims", trials, 2)
+    name = f"claims-{controllers}"
+    command = [f"x=range({trials})", "steps=2", "seconds=0", "hydra.launcher.slots=4", f"{NAME}={name}"]
+    running = [on_postgres.start(*command) for _ in range(controllers)]
+    wait_for(lambda: len({pid for *_, pid in notes(on_postgres, "step")}) >= 4 * controllers)
+    restart_again_and_again(on_postgres, postgres, restarts)
+    for each in running:
+        out, err = each.communicate(timeout=240)
+        assert each.returncode == 0, err
+        assert f"{trials} complete" in out
+    assert_all_complete(postgres, name, trials, 2)
     assert_nothing_lost_or_doubled(on_postgres, trials)
     assert len(notes(on_postgres, "end")) == trials
+
+
+def test_restarts_while_values_are_sampled(on_postgres: App, postgres: PostgresServer) -> None:
+    command = ["y=interval(0,1)", "hydra.sweeper.n_trials=60", "hydra.sweeper.seed=1", "hydra.sweeper.pruner=hyperband"]
+    running = on_postgres.start(*command, "steps=2", "seconds=0", "hydra.launcher.slots=2", f"{NAME}=sampled")
+    wait_for(lambda: bool(notes(on_postgres, "step")))
+    restart_again_and_again(on_postgres, postgres, 3)
+    _, err = running.communicate(timeout=240)
+    assert running.returncode == 0, err
+    found = postgres.trials("sampled")
+    assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in found)
+    assert len({trial.params["y"] for trial in found}) == 60
+    assert all(trial.intermediate_values for trial in found)
+
+
+def restart_again_and_again(app: App, server: PostgresServer, times: int) -> None:
+    """Restarts the server in this way and in that, for no time and for some, each time after a few trials more."""
+    for count in range(times):
+        done = len(notes(app, "start"))
+        wait_for(lambda done=done: len(notes(app, "start")) > done + 3)  # type: ignore[misc]
+        server.stop(immediate=count % 2 == 0)
+        time.sleep(0.6 * (count % 3))
+        server.start()
 
 
 LOST = """
@@ -192,6 +213,11 @@ def test_a_step_is_all_or_nothing_and_its_lock_is_lost_with_it(postgres: Postgre
         for each in (storage, usual):
             each.remove_session()
             each.engine.dispose()
+
+
+def test_how_long_silence_is_borne_is_the_urls_to_say() -> None:
+    assert connect_args("postgresql+psycopg://u@h/d", 3)["connect_timeout"] == 3
+    assert "connect_timeout" not in connect_args("postgresql+psycopg://u@h/d?connect_timeout=60", 3)
 
 
 def test_what_a_connection_fails_for() -> None:

@@ -77,7 +77,7 @@ class ServerStorage(RDBStorage):
         self.patience: Patience | None = None
         self.silent = False
         self._in_transaction = False
-        super().__init__(url, engine_kwargs={"connect_args": _connect_args(url, reach_seconds), "pool_pre_ping": True})
+        super().__init__(url, engine_kwargs={"connect_args": connect_args(url, reach_seconds), "pool_pre_ping": True})
 
     def persistently(self, work: Callable[[], T]) -> T:
         """Does `work`, again and again for as long as the database does not answer.
@@ -255,7 +255,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _connect_args(url: str, reach_seconds: int) -> dict[str, Any]:
+def connect_args(url: str, reach_seconds: int) -> dict[str, Any]:
     """For PostgreSQL: how long silence is borne. Without, the system waits for minutes. What the URL says wins."""
     parsed = make_url(url)
     if parsed.get_dialect().driver not in ("psycopg", "psycopg2"):
