@@ -161,6 +161,9 @@ def test_a_controller_that_was_suspended_leaves_its_trials_to_who_took_them_over
             for process in suspended:
                 process.suspend()
             wait_for(lambda: len({number for number, attempt, *_ in notes(quick, "step") if attempt}) == 2)
+            if stopped == "controller":
+                # Its workers find out by themselves, for they reach the study.
+                wait_for(lambda: {number for number, *_ in notes(quick, "end")} == set(range(4)), seconds=200)
             for process in reversed(suspended):
                 process.resume()
             outs = [process.communicate(timeout=300) for process in (running["first"], others["second"])]
