@@ -10,11 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import filelock
 import numpy as np
 import psutil
 import pytest
@@ -25,8 +27,11 @@ from tests.conftest import backbone_at, run_command
 from tests.processes import Blow, Training
 from tests.sweep.apps import LONG
 
+from graft.errors import FailedTrial
 from graft.interruption import Interruption, undisturbed
 from graft.paths import CHECKOUT
+from graft.run import _alone_in
+from graft.trial import Trial
 
 TIMED = {"epoch_seconds", "images_per_second", "total_seconds", "epoch_seconds_live", "probe_seconds"}
 TIMED |= {"feature_extraction_seconds"}
@@ -228,6 +233,25 @@ def test_two_processes_do_not_share_a_folder(lab: Laboratory) -> None:
     assert first.running(), first.errors
     first.kill()
     first.wait()
+
+
+def test_a_trial_that_was_taken_over_waits_for_the_process_that_has_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graft.trial.current", lambda: Trial("s", 0, 1, tmp_path, {}))
+    held = filelock.FileLock(tmp_path / ".lock", thread_local=False)
+    held.acquire()
+    ended = threading.Timer(0.5, held.release)
+    ended.start()
+    with _alone_in(tmp_path):
+        assert not held.is_locked
+    ended.join()
+    # The sweep goes on if it never ends: only this trial is lost.
+    held.acquire()
+    monkeypatch.setattr("graft.run.TAKEOVER_SECONDS", 0.1)
+    with pytest.raises(FailedTrial, match="is still at work"), _alone_in(tmp_path):
+        pass
+    held.release()
 
 
 @pytest.mark.parametrize(("inside", "call"), [(COMMIT, 8), (COMMIT, 20), (EXECUTE, 150)])

@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from graft import attempts, files, trial
 from graft.again import rerun_command
 from graft.config import Config, from_hydra
-from graft.errors import ConfigError
+from graft.errors import ConfigError, FailedTrial
 from graft.interruption import Interruption
 from graft.preparation import Prepared, check, prepare
 from graft.recording import Occasion, leave_behind, recorded
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from graft.tracking.recorder import Recorder
 
 log = logging.getLogger(__name__)
+
+TAKEOVER_SECONDS = 600.0
+"""How long a trial that was taken over waits for the process that it was taken from, which ends at its next epoch."""
 
 
 def train(composed: DictConfig) -> float | dict[str, float]:
@@ -203,11 +206,17 @@ def _alone_in(directory: Path) -> Iterator[None]:
 
     Raises:
         ConfigError: if another one is at work there.
+        FailedTrial: if one is, and stays, from which this trial was taken over.
     """
-    lock = filelock.FileLock(directory / ".lock", timeout=0)
+    lock = filelock.FileLock(directory / ".lock")
+    current = trial.current()
+    taken_over = current is not None and current.attempt > 0
     try:
-        lock.acquire()
+        lock.acquire(timeout=TAKEOVER_SECONDS if taken_over else 0)
     except filelock.Timeout:
+        if taken_over:
+            message = f"{directory}: the process from which this trial was taken over is still at work in this folder"
+            raise FailedTrial(message, cause="folder_in_use") from None
         raise ConfigError(
             f"hydra.run.dir={directory}: another process is at work in this folder; wait for it, or name another one"
         ) from None

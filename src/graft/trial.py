@@ -107,6 +107,10 @@ def should_stop() -> bool:
         # Interruption first: an interrupted trial is resumed, a pruned one is over.
         if session.interrupted:
             session.told = "interrupted"
+        elif session.reporter.superseded():
+            # Nobody waits for the answer, and what the study says of the trial is another attempt's affair.
+            session.told = "interrupted"
+            return True
         elif session.reporter.should_prune():
             session.told = "pruned"
         if session.told is not None and session.on_report is None:

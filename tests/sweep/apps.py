@@ -21,6 +21,11 @@ from graft.sweep.storage import open_storage
 LONG = os.environ.get("GRAFT_LONG") == "1"
 """Run the long versions of tests, with as many repetitions as the promises name."""
 
+ANOTHER_HOST = (
+    "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"',
+)  # fmt: skip
+"""Before a host's name and a command: it has process numbers and a name of its own, as on another machine."""
+
 GRAFT = ("hydra/sweeper=graft", "hydra/launcher=graft")
 
 
@@ -43,15 +48,17 @@ class App:
         self.environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
         # A test may choose another.
         self.launcher: tuple[str, ...] = ()
+        self.storage = str(self.journal)
 
     def command(self, *overrides: str, sweeping: bool = True) -> list[str]:
-        mode = ["-m", *GRAFT, *self.launcher, f"hydra.sweeper.storage={self.journal}"] if sweeping else []
+        mode = ["-m", *GRAFT, *self.launcher, f"hydra.sweeper.storage='{self.storage}'"] if sweeping else []
         # A later override of one key wins, so a test may choose another storage or launcher.
         return [sys.executable, "app.py", *mode, *overrides]
 
-    def start(self, *overrides: str) -> subprocess.Popen[str]:
+    def start(self, *overrides: str, host: str | None = None) -> subprocess.Popen[str]:
+        """Starts a sweep; with a name for `host` as if on another one."""
         return subprocess.Popen(
-            self.command(*overrides),
+            [*(() if host is None else (*ANOTHER_HOST, host)), *self.command(*overrides)],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -172,6 +179,11 @@ def assert_nothing_lost_or_doubled(app: App, trials: int) -> None:
     """Each trial came to its end, and no step that a checkpoint had kept was done again."""
     assert {number for number, *_ in notes(app, "end")} == set(range(trials))
     assert max(Counter((number, step) for number, _, step, _ in notes(app, "step")).values()) == 1
+
+
+def other_hosts_are_possible() -> bool:
+    tried = subprocess.run([*ANOTHER_HOST, "elsewhere", "true"], capture_output=True, check=False)
+    return tried.returncode == 0
 
 
 def runs(pid: int) -> bool:

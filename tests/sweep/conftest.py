@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from tests.sweep.apps import PLAIN_APP, STEPS_APP, STEPS_CONFIG, App
 from tests.sweep.fake_slurm import FakeSlurm
+from tests.sweep.postgres_server import PostgresServer, programs_of_postgres
 from tests.sweep.ray_nodes import RayNodes, ray_nodes
 
 
@@ -43,3 +44,17 @@ def one_ray_node() -> Iterator[tuple[RayNodes, str]]:
     pytest.importorskip("ray", reason="Ray is not installed")
     with ray_nodes() as nodes:
         yield nodes, nodes.add(num_cpus=2, num_gpus=2)
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL server; a test that stops it starts it again."""
+    pytest.importorskip("psycopg")
+    programs = programs_of_postgres()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed")
+    server = PostgresServer(tmp_path_factory.mktemp("pg"), programs)
+    try:
+        yield server
+    finally:
+        server.stop()

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -40,52 +36,10 @@ APP = """
 """
 
 
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a database in a PostgreSQL server of its own."""
-    pytest.importorskip("psycopg")
-    bin_folder = _postgres_folder()
-    if bin_folder is None:
-        pytest.skip("PostgreSQL is not installed")
-    # A server refuses to run as root, and its socket's path must be short.
-    as_user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if os.geteuid() == 0 else []
-    folder = tmp_path_factory.mktemp("pg")
-    for path in (folder, *folder.parents[:3]):
-        if path.stat().st_uid == os.geteuid():
-            path.chmod(path.stat().st_mode | 0o711)
-    folder.chmod(0o777)
-    data = folder / "data"
-    subprocess.run(
-        [*as_user, bin_folder / "initdb", "-D", data, "-U", "graft", "-A", "trust"],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
-    server = subprocess.Popen(
-        [*as_user, bin_folder / "postgres", "-D", data, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        while not (folder / ".s.PGSQL.5432").exists():
-            assert server.poll() is None, "PostgreSQL did not start"
-            time.sleep(0.1)
-        yield f"postgresql+psycopg://graft@/postgres?host={folder}"
-    finally:
-        # SIGINT is its fast shutdown; SIGTERM waits for clients, and this process is one.
-        server.send_signal(signal.SIGINT)
-        server.wait(30)
-
-
-def _postgres_folder() -> Path | None:
-    """The folder of PostgreSQL's programs, which distributions keep off the search path."""
-    found = shutil.which("initdb")
-    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    return next((folder for folder in reversed(folders) if (folder / "postgres").exists()), None)
-
-
 @pytest.fixture(params=["journal", "sqlite", "postgres"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "postgres":
-        return str(request.getfixturevalue("postgres"))
+        return str(request.getfixturevalue("postgres").url)
     return {"journal": str(tmp_path / "other.journal"), "sqlite": f"sqlite:///{tmp_path}/study.db"}[request.param]
 
 

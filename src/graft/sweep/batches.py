@@ -168,6 +168,9 @@ class BatchLauncher:
     def kill(self) -> None:
         """The launcher's own workers are not ours to kill."""
 
+    def cancel(self, number: int) -> None:
+        """A batch has ended before anybody could ask for that."""
+
     def close(self) -> None:
         """Nothing is held open."""
 

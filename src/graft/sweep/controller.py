@@ -31,13 +31,16 @@ from graft.sweep.outcome import Outcome, State, decide
 from graft.sweep.reporting import Ticket
 from graft.sweep.signals import StopRequests
 from graft.sweep.space import Space, read_space
-from graft.sweep.storage import resolve_storage
-from graft.sweep.study import Claimed, SweepStudy, open_sweep
+from graft.sweep.storage import DatabaseFailed, file_of, resolve_storage
+from graft.sweep.study import Claimed, Record, SweepStudy, open_sweep
 
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.2
 """How long a report, a line of output or Ctrl-C waits at most to be noticed."""
+
+IDLE_SECONDS = 5.0
+"""With nothing to do for so long, the sweep says what it waits for."""
 
 LOOK_AGAIN_SECONDS = 1.0
 """With free slots and nothing to claim: how often to look for trials that others left behind."""
@@ -143,6 +146,7 @@ class Controller:
         self._stops_seen = 0
         self._look_again_at = 0.0
         self._observer_failed = False
+        self._idle_since: float | None = None
         self._started = time.monotonic()
 
     def run(self, config: DictConfig) -> SweepEnded:
@@ -153,11 +157,18 @@ class Controller:
             _save_multirun(config, self._study.directory)
         with StopRequests() as requests:
             self._display.open()
+            self._be_patient(requests)
             try:
                 self._loop(requests)
+                finished, records = self._study.finish_if_done(), self._study.records()
+            except (DatabaseFailed, Interrupted):
+                # What runs and what could not be recorded is taken up from its checkpoints.
+                self._display.say(f"To go on:\n  {_command()}")
+                raise
             finally:
+                self._study.wait_with(None)
                 self._display.close()
-        return self._conclude()
+        return self._conclude(finished, records)
 
     # -- Beginning and end ----------------------------------------------------------------------
 
@@ -198,9 +209,25 @@ class Controller:
             context=self._study.context,
         )
 
-    def _conclude(self) -> SweepEnded:
-        finished = self._study.finish_if_done()
-        records = self._study.records()
+    def _be_patient(self, requests: StopRequests) -> None:
+        """Lets the study wait for its database, while trials go on and the user is heard."""
+        if file_of(self._storage) is not None:
+            return
+        from graft.sweep.database import Patience
+
+        def meanwhile() -> None:
+            self._react(requests)
+            self._show_events()
+            self._display.refresh()
+            if requests.count > 1:
+                raise Interrupted(
+                    f"The sweep {self._study.name} was interrupted while its database did not answer: how its last "
+                    "trials ended is not recorded."
+                )
+
+        self._study.wait_with(Patience(self._display.say, meanwhile))
+
+    def _conclude(self, finished: bool, records: Sequence[Record]) -> SweepEnded:
         causes = Counter(record.cause or "unknown" for record in records if record.state == "failed")
         ended = SweepEnded(
             sweep=self._study.name,
@@ -252,11 +279,13 @@ class Controller:
             if not self._running and (self._stopping or self._study.finish_if_done()):
                 return
             if self._running:
+                self._idle_since = None
                 self._launcher.flush()
                 done, _ = wait(self._running, TICK_SECONDS, FIRST_COMPLETED)
             else:
                 # What is left runs under another controller; wait for it, or for its death.
                 done = set()
+                self._say_what_it_waits_for()
                 time.sleep(TICK_SECONDS)
             self._show_events()
             ended = [final for future in done if (final := self._decide(future)) is not None]
@@ -266,7 +295,8 @@ class Controller:
                 self._fill()
             for each in ended:
                 self._record(*each)
-            self._study.beat()
+            if self._study.beat():
+                self._end_lost()
             self._display.refresh()
 
     def _react(self, requests: StopRequests) -> None:
@@ -320,6 +350,7 @@ class Controller:
             storage=self._storage,
             study=claimed.study,
             trial_number=claimed.trial_number,
+            owner=self._study.controller,
             directions=self._options.directions,
             pruner=None if pruner is None else pruner.plain(),
             alone=not claimed.cell.sampled,
@@ -329,12 +360,15 @@ class Controller:
         self._running[self._launcher.submit(job)] = (claimed, directory)
 
     def _decide(self, future: Future[Answer]) -> tuple[Claimed, Path, Answer, Outcome] | None:
-        """The outcome of a job that ended, or None if it was started again.
+        """The outcome of a job that ended, or None if it was started again, or is nobody's concern here any more.
 
         What it means for the sweep as a whole counts from now on.
         """
         claimed, directory = self._running.pop(future)
         answer = future.result()
+        if not self._study.owns(claimed):
+            self._drop(claimed)
+            return None
         if answer.told is None:
             # A job of another launcher has no channel to this process, and leaves it in the study.
             answer = replace(answer, told=self._study.told(claimed))
@@ -350,7 +384,11 @@ class Controller:
             # Ctrl-C reached another launcher before it reached this process.
             self._stop("interrupted")
         if outcome.state == State.RETRY:
-            self._submit(self._study.again(claimed))
+            again = self._study.again(claimed)
+            if again is not None:
+                self._submit(again)
+            else:
+                self._study.drop(claimed)
             return None
         if outcome.state == State.FAILED:
             self._failures += 1
@@ -364,7 +402,27 @@ class Controller:
         """Records the end of a trial, or that it was interrupted."""
         # The observer first: a trial that the study calls final must have been told everywhere.
         self._tell_observer(claimed, directory, outcome, answer)
-        self._study.finish(claimed, outcome)
+        if not self._study.finish(claimed, outcome, answer.unstored):
+            self._display.say(f"#{claimed.number} was taken over by another controller: its end is not recorded here")
+
+    def _drop(self, claimed: Claimed) -> None:
+        """Forgets a trial that others took over while this controller was suspended, or cut off."""
+        self._study.drop(claimed)
+        self._display.dropped(claimed.number)
+
+    def _end_lost(self) -> None:
+        """Ends jobs whose trials are not this controller's any more; they are dropped when they have ended."""
+        for claimed, _ in self._running.values():
+            if not self._study.owns(claimed):
+                self._launcher.cancel(claimed.number)
+
+    def _say_what_it_waits_for(self) -> None:
+        now = time.monotonic()
+        if self._idle_since is None:
+            self._idle_since = now
+        elif now - self._idle_since > IDLE_SECONDS:
+            self._idle_since = float("inf")
+            self._display.say("All that is left runs under other controllers: waiting for them, or for their silence.")
 
     def _tell_observer(self, claimed: Claimed, directory: Path, outcome: Outcome, answer: Answer) -> None:
         event = TrialEnded(

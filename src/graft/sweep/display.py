@@ -83,6 +83,12 @@ class Display:
         what = f"#{number} {' '.join(row.overrides)}".rstrip()
         self.say(f"[{self._done}/{self._total}] {what}: {self._result(outcome)} ({duration(seconds)})")
 
+    def dropped(self, number: int) -> None:
+        """A trial that is not this controller's any more has ended here."""
+        row = self._rows.pop(number)
+        what = f"#{number} {' '.join(row.overrides)}".rstrip()
+        self.say(f"{what}: what this attempt made of it is dropped, for another controller has taken the trial over")
+
     def seconds_left(self) -> float | None:
         """An estimate from the mean of the trials that ended, or None before the first has."""
         if not self._seconds:

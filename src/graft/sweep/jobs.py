@@ -116,6 +116,7 @@ class Answer:
     Attributes:
         ending: What happened.
         told: What `graft.trial.should_stop` told the job: ``pruned``, ``interrupted`` or None.
+        unstored: Intermediate values by step that the job could not store in the study.
         seconds: From handing the job over to its end.
         slot: Name of the slot that ran it.
         task_name, working_dir: As Hydra's `JobReturn` has them.
@@ -123,6 +124,7 @@ class Answer:
 
     ending: Ending
     told: str | None = None
+    unstored: Sequence[tuple[int, float]] = ()
     seconds: float = 0.0
     slot: str = ""
     task_name: str | None = None
@@ -186,6 +188,9 @@ class JobLauncher(Protocol):
 
     def kill(self) -> None:
         """Ends every running job at once; their answers say `Killed`."""
+
+    def cancel(self, number: int) -> None:
+        """Ends one running job at once, if it runs. May be called twice."""
 
     def close(self) -> None:
         """Ends all workers; running jobs are killed. May be called twice."""

@@ -1,7 +1,7 @@
 """Which controllers of a sweep live, and an end to what dead ones left behind.
 
-A controller shows itself in an attribute of the sweep's study. On its own host it lives as long as
-its process does; from another host its clock is all there is to see.
+A controller shows itself in an attribute of the sweep's study, again and again. On its own host it
+lives as long as its process does; from another host that attribute is all there is to see.
 """
 
 from __future__ import annotations
@@ -42,12 +42,33 @@ def mark_of_controller(shown: Mapping[str, Any] | None = None) -> str:
     return f"{os.getpid()} {_host()}" if shown is None else f"{shown['pid']} {shown['host']}"
 
 
-def alive(controller: Mapping[str, Any]) -> bool:
-    """Whether the controller that showed itself as `controller` can still be running trials."""
-    if controller["left"]:
-        return False
-    lives = process_lives(controller)
-    return time.time() - float(controller["beat"]) < DEAD_AFTER_SECONDS if lives is None else lives
+class Watch:
+    """Which controllers live, seen from this one.
+
+    Those on other hosts are judged by whether what they show changes while this one looks, and their
+    clocks are never compared with its own: they may differ by more than a controller may be silent.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[float, float]] = {}
+
+    def alive(self, name: str, shown: Mapping[str, Any]) -> bool:
+        """Whether the controller `name`, which showed itself as `shown`, can still be running trials."""
+        if shown["left"]:
+            return False
+        lives = process_lives(shown)
+        if lives is not None:
+            return lives
+        now = time.monotonic()
+        beat, since = self._seen.get(name, (None, now))
+        if beat != shown["beat"]:
+            since = now
+        self._seen[name] = (shown["beat"], since)
+        return now - since < DEAD_AFTER_SECONDS
+
+    def start_over(self) -> None:
+        """Takes all for alive again: this controller could not look, so nobody's silence means anything."""
+        self._seen.clear()
 
 
 def process_lives(shown: Mapping[str, Any]) -> bool | None:

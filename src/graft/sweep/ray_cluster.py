@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from graft.errors import ConfigError
-from graft.sweep.liveness import here, mark_of_controller, process_lives
+from graft.sweep.liveness import DEAD_AFTER_SECONDS, here, mark_of_controller, process_lives
 from graft.sweep.workers import PoolOptions, not_allowed
 
 if TYPE_CHECKING:
@@ -65,7 +65,13 @@ class RayOptions(PoolOptions):
                 "a number from 0 to 1, a whole number above, or null for one where the cluster has GPUs",
             ),
             *not_allowed("num_cpus", "0 with num_gpus=0", self.num_cpus != 0 or gpus != 0, "one of them above 0"),
-            *not_allowed("lost_after", self.lost_after, self.lost_after > 0, "a number of seconds above 0"),
+            # Controllers on other hosts take the trials of a dead one up after that time.
+            *not_allowed(
+                "lost_after",
+                self.lost_after,
+                0 < self.lost_after < DEAD_AFTER_SECONDS,
+                f"seconds above 0 and below {DEAD_AFTER_SECONDS:g}",
+            ),
             *not_allowed(
                 "runtime_env",
                 self.runtime_env,

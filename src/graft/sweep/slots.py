@@ -88,6 +88,10 @@ class WorkerPool:
         for slot in self._slots:
             slot.kill()
 
+    def cancel(self, number: int) -> None:
+        for slot in self._slots:
+            slot.cancel(number)
+
     def close(self) -> None:
         self.kill_running()
         if self._executor is not None:
@@ -138,8 +142,10 @@ class Slot:
         self._worker: Worker | None = None
         self.warm = False
         """Whether it has a worker that waits for a job."""
-        # Guards what the controller's thread reaches into: the worker and the three flags.
+        # Guards what the controller's thread reaches into: the worker, the job's number and the flags.
         self._lock = threading.RLock()
+        self._number: int | None = None
+        self._cancelled = False
         self.busy = False
         self._stop_asked = False
         self._killed = False
@@ -152,7 +158,7 @@ class Slot:
         """
         started = time.monotonic()
         with self._lock:
-            self.busy = True
+            self.busy, self._number, self._cancelled = True, job.number, False
         try:
             worker = self._ready_worker(job, better)
             worker.send_job(job)
@@ -176,11 +182,12 @@ class Slot:
             self._discard()
         finally:
             with self._lock:
-                self.busy = False
+                self.busy, self._number = False, None
         self._recycle(answer)
         return Answer(
             answer.ending,
             told=answer.told,
+            unstored=answer.unstored,
             seconds=time.monotonic() - started,
             slot=str(self.index),
             task_name=answer.task_name,
@@ -202,6 +209,14 @@ class Slot:
             if self._worker is not None:
                 self._worker.kill()
 
+    def cancel(self, number: int) -> None:
+        """Kills the worker if it runs the job `number`. Called in the controller's thread."""
+        with self._lock:
+            if self._number == number:
+                self._cancelled = True
+                if self._worker is not None:
+                    self._worker.kill()
+
     def close(self) -> None:
         """Lets an idle worker end."""
         self._discard()
@@ -213,7 +228,7 @@ class Slot:
         worker = self._worker or self._start()
         with self._lock:
             self._worker = worker
-            if self._killed:
+            if self._killed or self._cancelled:
                 worker.kill()
             elif self._stop_asked:
                 worker.stop()
@@ -245,7 +260,7 @@ class Slot:
     def _died(self, job: Job) -> Ending:
         """Why the worker is gone: it was killed by us, or it died."""
         with self._lock:
-            if self._killed:
+            if self._killed or self._cancelled:
                 return Killed()
             worker = self._worker
         if worker is None:
@@ -262,6 +277,7 @@ class Slot:
             return
         worn_out = (
             options.fresh_process
+            or self._cancelled  # it was killed, even if its answer was faster
             or (options.recycle_after_trials is not None and worker.jobs >= options.recycle_after_trials)
             or (options.recycle_above_gib is not None and worker.memory_gib() > options.recycle_above_gib)
         )
@@ -283,6 +299,7 @@ def _answer(message: Mapping[str, Any]) -> Answer:
     return Answer(
         ending,
         told=message.get("told"),
+        unstored=[(int(step), float(value)) for step, value in message.get("unstored", ())],
         task_name=message.get("task_name"),
         working_dir=message.get("working_dir"),
     )

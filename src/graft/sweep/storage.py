@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from filelock import FileLock
 
-from graft.errors import ConfigError
+from graft.errors import ConfigError, FatalError
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
+
+T = TypeVar("T")
 
 DEFAULT_STORAGE = "multirun/optuna.journal"
 """Beside Hydra's own output folders, and the same for every sweep, so that the next one finds it."""
 
 SQLITE_PATIENCE_SECONDS = 120
 """SQLite has one writer at a time; a slot waits this long for its turn before it gives up."""
+
+REACH_SECONDS = 10
+"""A database server that cannot be reached may keep a controller waiting for so long, at most."""
+
+LOCK = "graft.controllers"
+
+
+class DatabaseFailed(FatalError):
+    """The database server refused what it was asked, or does not answer where nobody waits for it."""
 
 
 def resolve_storage(storage: str | None, cwd: Path) -> str:
@@ -51,10 +62,14 @@ def file_of(storage: str) -> Path | None:
 
 
 @lru_cache(maxsize=8)
-def open_storage(storage: str) -> BaseStorage:
+def open_storage(storage: str, reach_seconds: int = REACH_SECONDS) -> BaseStorage:
     """Opens `storage`, as `resolve_storage` returned it; creates it if it does not exist.
 
     Cached, for a warm worker must not replay the journal for each of its trials.
+
+    Args:
+        storage: A path of a journal file, or a database URL.
+        reach_seconds: How long a database server that cannot be reached may keep its caller waiting.
 
     Raises:
         ConfigError: The database cannot be reached, or its driver is not installed.
@@ -70,9 +85,11 @@ def open_storage(storage: str) -> BaseStorage:
         path.parent.mkdir(parents=True, exist_ok=True)
     if "://" not in storage:
         return JournalStorage(Journal(storage))
-    connect_args = {"timeout": SQLITE_PATIENCE_SECONDS} if is_sqlite(storage) else {}
     try:
-        return RDBStorage(storage, engine_kwargs={"connect_args": connect_args, "pool_pre_ping": True})
+        if is_sqlite(storage):
+            connect_args = {"timeout": SQLITE_PATIENCE_SECONDS}
+            return RDBStorage(storage, engine_kwargs={"connect_args": connect_args, "pool_pre_ping": True})
+        return _open_server(storage, reach_seconds)
     except Exception as error:
         raise ConfigError(
             f"hydra.sweeper.storage={_without_password(storage)} cannot be opened: {error}. Allowed: null, "
@@ -80,38 +97,48 @@ def open_storage(storage: str) -> BaseStorage:
         ) from error
 
 
+def _open_server(url: str, reach_seconds: int) -> BaseStorage:
+    from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+    from graft.sweep.database import ServerStorage
+
+    for pause in (0.2, 1.0):
+        try:
+            return ServerStorage(url, reach_seconds)
+        except (IntegrityError, ProgrammingError):
+            # Two commands that start at the same time in an empty database both create its tables.
+            time.sleep(pause)
+    return ServerStorage(url, reach_seconds)
+
+
 class ControllerLock:
     """Serialises the few steps that controllers of one storage must not take at the same time.
 
-    These are creating a sweep, claiming a trial and taking over a dead controller's trials. A file
-    lock for a journal or SQLite, an advisory lock for PostgreSQL; both vanish with their holder.
-    Other databases have none, so there only one controller may run a sweep.
+    These are creating a sweep, claiming a trial, recording its end and taking over a dead
+    controller's trials. A file lock for a journal or SQLite, which vanishes with its holder; for
+    PostgreSQL a lock of the transaction in which the step is taken. Other databases have none, so
+    there only one controller may run a sweep.
+
+    Args:
+        sweep: In a database each sweep has a lock of its own; None is that for creating sweeps.
     """
 
-    def __init__(self, storage: str, opened: BaseStorage) -> None:
+    def __init__(self, storage: str, opened: BaseStorage, sweep: str | None = None) -> None:
         path = file_of(storage)
         self._file = None if path is None else FileLock(f"{path}.controllers.lock")
+        self._names = (LOCK,) if sweep is None else (LOCK, sweep)
         self._opened = opened
 
-    @contextlib.contextmanager
-    def __call__(self) -> Iterator[None]:
+    def __call__(self, step: Callable[[], T]) -> T:
+        """Takes `step` while no other controller takes one, and returns what it returned.
+
+        On a database server it is taken again if the connection was lost, from its beginning, and
+        perhaps although it was carried out: it has to read what there is, and go by that.
+        """
         if self._file is not None:
             with self._file.acquire(poll_interval=0.005):
-                yield
-            return
-        engine = self._opened.engine  # type: ignore[attr-defined]
-        if engine.dialect.name != "postgresql":
-            yield
-            return
-        from sqlalchemy import text
-
-        with engine.connect() as connection:
-            connection.execute(text("SELECT pg_advisory_lock(hashtext('graft.controllers'))"))
-            try:
-                yield
-            finally:
-                connection.execute(text("SELECT pg_advisory_unlock(hashtext('graft.controllers'))"))
-                connection.commit()
+                return step()
+        return self._opened.in_one_transaction(self._names, step)  # type: ignore[attr-defined]
 
 
 def _without_password(url: str) -> str:

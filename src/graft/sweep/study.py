@@ -5,6 +5,11 @@ own, `NAME/CELL`, and the first holds only the sweep's attributes; otherwise it 
 Every trial exists from the start, as WAITING, so its number never changes and none can be lost or
 made twice: what two controllers do is to take trials from WAITING to RUNNING, one at a time.
 
+What changes the state of a trial is a step under the controllers' lock, which looks first: whether
+the trial is there to be taken, or still this controller's own. On a database server such a step may
+be taken a second time after it was carried out, because the connection was lost before that was
+known; so it also recognises its own work.
+
 The attributes of the sweep's study: `graft.identity` (what it may be resumed with),
 `graft.directory`, `graft.context` (from the observer), `graft.finished`, and for each controller
 `graft.controller.ID`. Those of a trial: `graft.number`, `graft.owner` (a controller's ID, or None),
@@ -13,16 +18,18 @@ The attributes of the sweep's study: `graft.identity` (what it may be resumed wi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import heapq
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import optuna
 from optuna.distributions import (
@@ -37,13 +44,19 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from graft.errors import ConfigError
+from graft.sweep import liveness
 from graft.sweep.identity import Identity
-from graft.sweep.liveness import BEAT_SECONDS, alive, end_leftover_workers, here
+from graft.sweep.liveness import end_leftover_workers, here
 from graft.sweep.options import SEQUENCE_SAMPLERS, SweepOptions, make_pruner, make_sampler
 from graft.sweep.outcome import Outcome, State
-from graft.sweep.reporting import TOLD_ATTRIBUTE
+from graft.sweep.reporting import ATTEMPT, OWNER, TOLD_ATTRIBUTE
 from graft.sweep.space import Cell, Choices, Plain, Sampled, Space, Value
-from graft.sweep.storage import ControllerLock, open_storage
+from graft.sweep.storage import ControllerLock, DatabaseFailed, file_of, open_storage
+
+if TYPE_CHECKING:
+    from graft.sweep.database import Patience
+
+T = TypeVar("T")
 
 IDENTITY, DIRECTORY, CONTEXT, FINISHED = (
     "graft.identity",
@@ -53,7 +66,7 @@ IDENTITY, DIRECTORY, CONTEXT, FINISHED = (
 )
 CONTROLLER = "graft.controller."
 CELL = "graft.cell"
-NUMBER, OWNER, ATTEMPT, DEATHS = "graft.number", "graft.owner", "graft.attempt", "graft.deaths"
+NUMBER, DEATHS = "graft.number", "graft.deaths"
 FAILURE, MESSAGE = "graft.failure", "graft.message"
 
 MANY_CHOICES = 100
@@ -125,11 +138,13 @@ class SweepStudy:
         self.storage = storage
         self.resumed = existing
         self._opened = open_storage(storage)
-        self._lock = ControllerLock(storage, self._opened)
+        self._lock = ControllerLock(storage, self._opened, name)
         self._space = space
         self._options = options
         self.controller = uuid.uuid4().hex[:12]
         self._last_beat = 0.0
+        self._watch = liveness.Watch()
+        self._mine: dict[int, Claimed] = {}
         self._positions = list(_positions(space, options.n_trials))
         # A study a cell only where a sampler has to learn within it.
         self._one_study = space.pure_grid or len(space.cells) == 1
@@ -160,6 +175,11 @@ class SweepStudy:
     @property
     def _root(self) -> optuna.Study:
         return self._study(self.name)
+
+    def wait_with(self, patience: Patience | None) -> None:
+        """From now on waits for a database server that does not answer, or, with None, no longer."""
+        if file_of(self.storage) is None:
+            self._opened.patience = patience  # type: ignore[attr-defined]
 
     def create_trials(self) -> None:
         """Creates whatever trials of the budget do not exist yet. The caller holds the lock."""
@@ -225,26 +245,41 @@ class SweepStudy:
         """Announces this controller, so that others leave its trials alone."""
         self._beat(left=False)
 
-    def beat(self) -> None:
-        """Shows that this controller lives, if it is time to."""
-        if time.monotonic() - self._last_beat > BEAT_SECONDS:
+    def beat(self) -> bool:
+        """Shows that this controller lives, if it is time to, and says whether it was."""
+        due = time.monotonic() - self._last_beat > liveness.BEAT_SECONDS
+        if due:
             self._beat(left=False)
+            # Seldom looked at, another's silence would be noticed late: it counts from the last look.
+            self.others_alive()
+        return due
 
     def leave(self) -> None:
         """Takes leave: what this controller left RUNNING, if anything, is free."""
-        self._beat(left=True)
+        # Without a database to tell, others find out by its process, or by its silence.
+        if getattr(self._opened, "silent", False):
+            return
+        with contextlib.suppress(DatabaseFailed):
+            self._beat(left=True)
 
     def _beat(self, *, left: bool) -> None:
-        self._last_beat = time.monotonic()
         self._root.set_user_attr(CONTROLLER + self.controller, here(left=left))
+        self._forget_what_was_not_seen()
+        self._last_beat = time.monotonic()
+
+    def _forget_what_was_not_seen(self) -> None:
+        # A controller that could not show itself, suspended or cut off, could not see others do so either.
+        if time.monotonic() - self._last_beat > liveness.DEAD_AFTER_SECONDS / 2:
+            self._watch.start_over()
 
     def others_alive(self) -> set[str]:
         """The other controllers of this sweep that live."""
         attributes = self._root.user_attrs
+        self._forget_what_was_not_seen()
         return {
             name.removeprefix(CONTROLLER)
-            for name, record in attributes.items()
-            if name.startswith(CONTROLLER) and name != CONTROLLER + self.controller and alive(record)
+            for name, shown in attributes.items()
+            if name.startswith(CONTROLLER) and name != CONTROLLER + self.controller and self._watch.alive(name, shown)
         }
 
     # -- Trials ---------------------------------------------------------------------------------
@@ -256,14 +291,10 @@ class SweepStudy:
         """
         while self._waiting or self._refill():
             number = heapq.heappop(self._waiting)
-            trial_id = self._ids[number]
-            storage = self._opened_for(number)
-            with self._lock():
-                before = storage.get_trial(trial_id).user_attrs
-                if not self._take(trial_id):
-                    continue
-                storage.set_trial_user_attr(trial_id, OWNER, self.controller)
-            return self._claimed(number, trial_id, before)
+            taken = self._under_lock(partial(self._take, number))
+            if taken is not None:
+                claimed = self._mine[number] = self._claimed(number, *taken)
+                return claimed
         return None
 
     def free_orphans(self) -> int:
@@ -278,38 +309,128 @@ class SweepStudy:
         ]
         if not suspects:
             return 0
-        freed = 0
-        with self._lock():
-            # Under the lock nobody is between claiming a trial and owning it.
-            others = self.others_alive()
-            for number in suspects:
-                storage, trial_id = self._opened_for(number), self._ids[number]
-                trial = storage.get_trial(trial_id)
-                owner = trial.user_attrs.get(OWNER)
-                if trial.state == TrialState.RUNNING and owner not in others and owner != self.controller:
-                    if owner is not None:
-                        end_leftover_workers(self._root.user_attrs.get(CONTROLLER + owner))
-                    self._put_back(storage, trial_id)
-                    heapq.heappush(self._waiting, number)
-                    freed += 1
-        return freed
+        freed = self._under_lock(partial(self._free, suspects))
+        for number in freed:
+            if number not in self._mine:
+                heapq.heappush(self._waiting, number)
+        return len(freed)
 
-    def again(self, claimed: Claimed) -> Claimed:
-        """The next attempt of a trial whose worker died."""
-        storage = self._opened_for(claimed.number)
-        storage.set_trial_user_attr(claimed.trial_id, DEATHS, claimed.deaths + 1)
-        storage.set_trial_user_attr(claimed.trial_id, ATTEMPT, claimed.attempt + 1)
+    def owns(self, claimed: Claimed) -> bool:
+        """Whether a trial that was claimed is still this controller's.
+
+        It is not once another one took this for dead: because it was suspended, or cut off from the database.
+        """
+        return self._is_ours(self._opened_for(claimed.number).get_trial(claimed.trial_id), claimed)
+
+    def drop(self, claimed: Claimed) -> None:
+        """Leaves a trial that is not this controller's any more to whoever has it now."""
+        self._mine.pop(claimed.number, None)
+
+    def again(self, claimed: Claimed) -> Claimed | None:
+        """The next attempt of a trial whose worker died; None if it is not this controller's any more."""
+        if not self._under_lock(partial(self._count_death, claimed)):
+            return None
         claimed.deaths += 1
         claimed.attempt += 1
         return claimed
 
-    def finish(self, claimed: Claimed, outcome: Outcome) -> None:
-        """Records a final outcome, or puts an interrupted trial back."""
-        storage, trial_id = self._opened_for(claimed.number), claimed.trial_id
-        if outcome.state == State.INTERRUPTED:
-            with self._lock():
+    def finish(self, claimed: Claimed, outcome: Outcome, unstored: Sequence[tuple[int, float]] = ()) -> bool:
+        """Records a final outcome, or puts an interrupted trial back.
+
+        Args:
+            claimed: The trial.
+            outcome: What becomes of it.
+            unstored: Intermediate values that the job could not store itself, by step.
+
+        Returns:
+            Whether the trial was still this controller's; otherwise nothing was recorded.
+        """
+        recorded = self._under_lock(partial(self._finish, claimed, outcome, unstored))
+        self.drop(claimed)
+        return recorded
+
+    def told(self, claimed: Claimed) -> str | None:
+        """What the job was told, if it left that in the study because it had no other way."""
+        told = self._opened_for(claimed.number).get_trial(claimed.trial_id).user_attrs.get(TOLD_ATTRIBUTE)
+        return None if told is None else str(told)
+
+    # -- Steps under the lock -------------------------------------------------------------------
+
+    def _under_lock(self, step: Callable[[], T]) -> T:
+        tries = 0
+
+        def look_anew() -> T:
+            nonlocal tries
+            tries += 1
+            if tries > 1:
+                # What the caches hold may have been taken back with the transaction.
+                self._studies.clear()
+            return step()
+
+        return self._lock(look_anew)
+
+    def _take(self, number: int) -> tuple[int, int] | None:
+        """Takes a trial from WAITING to RUNNING; its attempt and deaths, or None if it does not wait."""
+        storage, trial_id = self._opened_for(number), self._ids[number]
+        trial = storage.get_trial(trial_id)
+        before = trial.user_attrs
+        attempt, deaths = int(before.get(ATTEMPT, 0)), int(before.get(DEATHS, 0))
+        if trial.state == TrialState.RUNNING and before.get(OWNER) == self.controller:
+            return attempt, deaths  # taken by the step whose connection was lost
+        try:
+            if trial.state != TrialState.WAITING or not storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+                return None
+        except UpdateFinishedTrialError:
+            return None
+        storage.set_trial_user_attr(trial_id, OWNER, self.controller)
+        if OWNER in before:
+            # Whoever owned it before, and however that ended: this is one attempt more. A first attempt
+            # is not written down, for most trials have no other.
+            attempt += 1
+            storage.set_trial_user_attr(trial_id, ATTEMPT, attempt)
+        if TOLD_ATTRIBUTE in before:
+            # What an earlier attempt was told says nothing about this one.
+            storage.set_trial_user_attr(trial_id, TOLD_ATTRIBUTE, None)
+        return attempt, deaths
+
+    def _free(self, suspects: Sequence[int]) -> list[int]:
+        # Under the lock nobody is between claiming a trial and owning it.
+        others = self.others_alive()
+        freed = []
+        for number in suspects:
+            storage, trial_id = self._opened_for(number), self._ids[number]
+            trial = storage.get_trial(trial_id)
+            owner = trial.user_attrs.get(OWNER)
+            if trial.state == TrialState.RUNNING and owner not in others and owner != self.controller:
+                if owner is not None:
+                    end_leftover_workers(self._root.user_attrs.get(CONTROLLER + owner))
                 self._put_back(storage, trial_id)
-            return
+                freed.append(number)
+        return freed
+
+    def _count_death(self, claimed: Claimed) -> bool:
+        storage, trial_id = self._opened_for(claimed.number), claimed.trial_id
+        trial = storage.get_trial(trial_id)
+        # Its attempt may have been counted already by the step whose connection was lost.
+        if trial.state != TrialState.RUNNING or trial.user_attrs.get(OWNER) != self.controller:
+            return False
+        storage.set_trial_user_attr(trial_id, DEATHS, claimed.deaths + 1)
+        storage.set_trial_user_attr(trial_id, ATTEMPT, claimed.attempt + 1)
+        return True
+
+    def _finish(self, claimed: Claimed, outcome: Outcome, unstored: Sequence[tuple[int, float]]) -> bool:
+        storage, trial_id = self._opened_for(claimed.number), claimed.trial_id
+        trial = storage.get_trial(trial_id)
+        if not self._is_ours(trial, claimed):
+            # An interrupted trial that waits is as it should be, whoever put it back.
+            return outcome.state == State.INTERRUPTED and trial.state == TrialState.WAITING
+        if trial.state.is_finished():
+            return True  # by the step whose connection was lost
+        for step, value in unstored:
+            storage.set_trial_intermediate_value(trial_id, step, value)
+        if outcome.state == State.INTERRUPTED:
+            self._put_back(storage, trial_id)
+            return True
         if outcome.state == State.FAILED:
             storage.set_trial_user_attr(trial_id, FAILURE, outcome.cause)
             storage.set_trial_user_attr(trial_id, MESSAGE, outcome.message)
@@ -322,36 +443,29 @@ class SweepStudy:
                 study.tell(claimed.trial_number, state=TrialState.PRUNED)
             case _:
                 study.tell(claimed.trial_number, state=TrialState.FAIL)
-
-    def told(self, claimed: Claimed) -> str | None:
-        """What the job was told, if it left that in the study because it had no other way."""
-        told = self._opened_for(claimed.number).get_trial(claimed.trial_id).user_attrs.get(TOLD_ATTRIBUTE)
-        return None if told is None else str(told)
+        return True
 
     @staticmethod
     def _put_back(storage: BaseStorage, trial_id: int) -> None:
-        """Makes a RUNNING trial wait again. Under the lock, for without an owner it counts as an orphan."""
+        """Makes a RUNNING trial wait again; without an owner it counts as an orphan."""
         storage.set_trial_user_attr(trial_id, OWNER, None)
         storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
-    def _take(self, trial_id: int) -> bool:
-        try:
-            return self._root._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-        except UpdateFinishedTrialError:
-            return False
+    def _is_ours(self, trial: FrozenTrial, claimed: Claimed) -> bool:
+        # Only its owner finishes a trial, so one that is finished may be this controller's as well.
+        attributes = trial.user_attrs
+        return (
+            trial.state != TrialState.WAITING
+            and attributes.get(OWNER) == self.controller
+            and int(attributes.get(ATTEMPT, 0)) == claimed.attempt
+        )
 
-    def _claimed(self, number: int, trial_id: int, before: Mapping[str, Any]) -> Claimed:
-        """The trial, given its attributes before it was claimed."""
+    # -- What a claimed trial is ----------------------------------------------------------------
+
+    def _claimed(self, number: int, attempt: int, deaths: int) -> Claimed:
         cell, position = self._positions[number]
         position = number if self._one_study else position
-        # Whoever owned it before, and however that ended: this is one attempt more. A first attempt
-        # is not written down, for most trials have no other.
-        attempt = int(before.get(ATTEMPT, 0)) + 1 if OWNER in before else 0
-        if attempt:
-            self._opened_for(number).set_trial_user_attr(trial_id, ATTEMPT, attempt)
-        if TOLD_ATTRIBUTE in before:
-            # What an earlier attempt was told says nothing about this one.
-            self._opened_for(number).set_trial_user_attr(trial_id, TOLD_ATTRIBUTE, None)
+        trial_id = self._ids[number]
         name = self._study_name(cell)
         params = self._sample(self._study(name), cell, position, trial_id)
         return Claimed(
@@ -362,7 +476,7 @@ class SweepStudy:
             trial_id=trial_id,
             params=params,
             attempt=attempt,
-            deaths=int(before.get(DEATHS, 0)),
+            deaths=deaths,
         )
 
     def _sample(self, study: optuna.Study, cell: Cell, position: int, trial_id: int) -> dict[str, Plain]:
@@ -416,7 +530,9 @@ class SweepStudy:
 
     def _refill(self) -> bool:
         """Looks for trials that wait, and whether there are any."""
-        self._waiting = [number for number, _, _ in self._trials((TrialState.WAITING,))]
+        # One that was taken from this controller and waits again must wait until its job here has ended.
+        waiting = (number for number, _, _ in self._trials((TrialState.WAITING,)))
+        self._waiting = [number for number in waiting if number not in self._mine]
         heapq.heapify(self._waiting)
         return bool(self._waiting)
 
@@ -447,7 +563,8 @@ def open_sweep(
         ConfigError: The named sweep exists and is another one; the differences are shown.
     """
     opened = open_storage(storage)
-    with ControllerLock(storage, opened)():
+
+    def open_or_create() -> SweepStudy:
         oldest_first = sorted(opened.get_all_studies(), key=lambda study: study._study_id)
         summaries = {study.study_name: study for study in oldest_first}
         name = options.study_name
@@ -470,7 +587,9 @@ def open_sweep(
         # Also for an old one: its creator may have died halfway, and its budget may have grown.
         sweep.create_trials()
         sweep.join()
-    return sweep
+        return sweep
+
+    return ControllerLock(storage, opened)(open_or_create)
 
 
 def _is_stillborn(opened: BaseStorage, study: Any) -> bool:

@@ -158,6 +158,7 @@ class Worker:
             told = str(error) if isinstance(error, GraftError) else answer["raised"]["traceback"].rstrip()
             logging.getLogger(__name__).error("The task failed\n%s", told)
         answer["told"] = None if self._session is None else self._session.told
+        answer["unstored"] = [] if self._session is None else self._session.reporter.unstored()
         return answer
 
     def _on_report(self, step: int, value: float, shown: Mapping[str, float]) -> None:

@@ -38,6 +38,7 @@ class GraftLauncher(Launcher):
         # The rest of JobLauncher, for sweepers that keep slots busy instead of launching batches.
         self.open, self.submit, self.flush = self._pool.open, self._pool.submit, self._pool.flush
         self.stop, self.kill, self.close = self._pool.stop, self._pool.kill, self._pool.close
+        self.cancel = self._pool.cancel
 
     def _make_pool(self) -> WorkerPool:
         from graft.sweep.local import LocalOptions, LocalWorkers

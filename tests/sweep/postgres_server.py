@@ -1,0 +1,93 @@
+"""A PostgreSQL server of a test's own, which can be stopped and started again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
+
+
+class PostgresServer:
+    """A server in `folder`, on a socket in it. It runs once made.
+
+    A server refuses to run as root, and its socket's path must be short.
+    """
+
+    def __init__(self, folder: Path, programs: Path) -> None:
+        self._folder = folder
+        self._programs = programs
+        root = os.geteuid() == 0
+        self._as_user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if root else []
+        for path in (folder, *folder.parents[:3]):
+            if path.stat().st_uid == os.geteuid():
+                path.chmod(path.stat().st_mode | 0o711)
+        folder.chmod(0o777)
+        subprocess.run(
+            [*self._as_user, programs / "initdb", "-D", self._data, "-U", "graft", "-A", "trust"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"postgresql+psycopg://graft@/postgres?host={self._folder}"
+
+    @property
+    def _data(self) -> Path:
+        return self._folder / "data"
+
+    def start(self) -> None:
+        """Returns when the server takes connections."""
+        options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={self._folder}", "-c", "fsync=off"]
+        self._server = subprocess.Popen(
+            [*self._as_user, self._programs / "postgres", "-D", self._data, *options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        import psycopg  # not at the top, for the conftest of every sweep's test reads this file
+
+        while True:
+            assert self._server.poll() is None, "PostgreSQL did not start"
+            with contextlib.suppress(psycopg.OperationalError):
+                self.query("SELECT 1")
+                return
+            time.sleep(0.05)
+
+    def stop(self, *, immediate: bool = False) -> None:
+        """Ends all connections and the server; immediate is as after a crash, with recovery at the next start."""
+        # Its fast shutdown and its immediate one. SIGTERM waits for clients, and this process may be one.
+        self._server.send_signal(signal.SIGQUIT if immediate else signal.SIGINT)
+        self._server.wait(60)
+
+    def query(self, statement: str) -> None:
+        """Carries `statement` out."""
+        import psycopg
+
+        with psycopg.connect(host=str(self._folder), user="graft", dbname="postgres", autocommit=True) as connection:
+            connection.execute(statement)
+
+    def trials(self, study: str) -> list[FrozenTrial]:
+        """The trials of a study, read over a connection that is closed again."""
+        storage = RDBStorage(self.url)
+        try:
+            return optuna.load_study(study_name=study, storage=storage).trials
+        finally:
+            # Left to the garbage collector, open connections are warnings, and so errors in some later test.
+            storage.remove_session()
+            storage.engine.dispose()
+
+
+def programs_of_postgres() -> Path | None:
+    """The folder of PostgreSQL's programs, which distributions keep off the search path."""
+    found = shutil.which("initdb")
+    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    return next((folder for folder in reversed(folders) if (folder / "postgres").exists()), None)
