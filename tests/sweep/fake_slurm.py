@@ -119,13 +119,12 @@ def sbatch(folder: Path, script: str) -> None:
     )
     if options.get("partition") == "nowhere":
         sys.exit("sbatch: error: invalid partition specified: nowhere")
+    job = folder / f"submission-{os.getpid()}"
+    job.write_text(json.dumps({"state": "PENDING", "options": options, "script": "\n".join(lines), "starts": 0}))
     number = len(list((folder / "jobs").iterdir())) + 100
     while True:
-        path = folder / "jobs" / f"{number}.json"
         try:
-            with path.open("x") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                json.dump({"state": "PENDING", "options": options, "script": "\n".join(lines), "starts": 0}, file)
+            os.link(job, folder / "jobs" / f"{number}.json")  # whole, or not at all
             break
         except FileExistsError:
             number += 1
