@@ -39,6 +39,15 @@ def on(app: App, slurm: FakeSlurm) -> App:
     return app
 
 
+def impatient(app: App) -> App:
+    """The application, whose command looks at Slurm's queue more often, and says sooner that it waits."""
+    source = app.folder / "app.py"
+    patch = "from graft.sweep import slurm_cluster, slurm_worker\n"
+    patch += "slurm_worker.SAY_SECONDS = slurm_cluster.LOOK_SECONDS = 1\n"
+    source.write_text(patch + source.read_text())
+    return app
+
+
 def logs(app: App) -> str:
     return "".join(path.read_text() for path in app.folder.glob("multirun/*/*/.slurm/*_log.*"))
 
@@ -214,9 +223,9 @@ def test_ctrl_c_ends_running_trials_and_takes_waiting_jobs_out_of_the_queue(on_s
     assert [job["state"] for job in slurm.jobs().values()] == ["COMPLETED", "COMPLETED", "CANCELLED"]
 
 
-def test_a_waiting_job_says_so(on_slurm: App, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_waiting_job_says_so(on_slurm: App, slurm: FakeSlurm) -> None:
     with FakeSlurmNodes(slurm, 1):
-        done = on_slurm.run("x=1,2", "steps=120", "seconds=0.1")
+        done = impatient(on_slurm).run("x=1,2", "steps=30", "seconds=0.1")
     assert done.status == 0, done.err
     assert "waits in Slurm's queue as job 101" in done.out
 
@@ -245,7 +254,7 @@ def test_what_slurm_refuses_is_said(on_slurm: App, slurm: FakeSlurm) -> None:
 
 def test_a_job_that_was_cancelled_before_it_began_is_said(on_slurm: App, slurm: FakeSlurm) -> None:
     with FakeSlurmNodes(slurm, 0):
-        running = on_slurm.start("x=1", "hydra.launcher.slots=1")
+        running = impatient(on_slurm).start("x=1", "hydra.launcher.slots=1")
         wait_for(lambda: bool(slurm.jobs()))
         slurm.cancel("100")
         _, err = running.communicate(timeout=120)
@@ -254,7 +263,9 @@ def test_a_job_that_was_cancelled_before_it_began_is_said(on_slurm: App, slurm: 
 
 
 def test_a_job_that_cannot_begin_is_said(on_slurm: App, slurm: FakeSlurm) -> None:
-    done = on_slurm.run("x=1", "hydra.launcher.slots=1", "hydra.launcher.setup=['echo no such module >&2; exit 3']")
+    done = impatient(on_slurm).run(
+        "x=1", "hydra.launcher.slots=1", "hydra.launcher.setup=['echo no such module >&2; exit 3']"
+    )
     assert done.status == 2, done.err
     assert "Slurm's job 100 ended before it began to work" in done.err
     assert "It last printed: no such module" in done.err
