@@ -122,13 +122,14 @@ class Reporter:
         import optuna
 
         from graft.sweep.options import make_pruner
+        from graft.sweep.started import started_trials
         from graft.sweep.storage import open_storage
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         pruner = make_pruner(self.ticket.pruner)
         study = optuna.load_study(
             study_name=self.ticket.study,
-            storage=open_storage(self.ticket.storage),
+            storage=started_trials(open_storage(self.ticket.storage)),
             pruner=pruner,
             # The controller samples. This one is never asked, and costs nothing to make.
             sampler=optuna.samplers.RandomSampler(),
