@@ -111,3 +111,4 @@ bench-full: setup ## All benchmarks, on all photos, which takes hours; PHOTOS= a
 clean: ## Remove .venv and every cache; what you recorded in mlruns stays
 	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .hypothesis mlruns/cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+	@test -z "$(GRAFT_CACHE)" || echo "What lies in GRAFT_CACHE=$(GRAFT_CACHE) stays: others may use it. graft cache rm --all"

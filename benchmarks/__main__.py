@@ -20,9 +20,21 @@ SHORT = (
     ["sweep_makespan"],
     ["sweep_pruning", "0"],
     ["input_pipeline"],
+    ["sweep_efficiency", "--slots", "1", "4", "--each", "10"],
+    ["storage_load", "reports", "record", "--workers", "4", "16", "--seconds", "10"],
 )
-# Pruning with five seeds, and 10,000 trials.
-LONG = (["sweep_overhead"], ["recording"], ["sweep_makespan"], ["sweep_pruning"], ["input_pipeline"], ["sweep_scale"])
+# Pruning with five seeds, 10,000 trials, and 64 workers on every storage.
+LONG = (
+    ["sweep_overhead"],
+    ["recording"],
+    ["sweep_makespan"],
+    ["sweep_pruning"],
+    ["input_pipeline"],
+    ["sweep_scale"],
+    ["sweep_efficiency", "--launcher", "graft", "graft_ray"],
+    ["storage_load"],
+    ["record_size", "+size=smoke"],
+)
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
 parser.add_argument("--full", action="store_true", help="the long ones, too, and training on all photos")

@@ -99,3 +99,26 @@ def test_the_table_says_what_was_promised_and_what_came_out(training: ModuleType
         line for line in lines if "sweep" in line and "warm" in line and "promised" not in line and "60 |" in line
     )
     assert line.endswith("| 3600 s | 60.0 s | 60.0 | 60 | yes |")
+
+
+def test_storages_are_measured_with_no_report_lost() -> None:
+    (row,) = rows("storage_load.py", "reports", "--storage", "journal", "--workers", "2", "--seconds", "1")
+    storage, workers, asked, reached, *_, told, lost = row
+    assert (storage, workers, asked, told, lost) == ("journal", "2", "20", "0", "0")
+    assert float(reached) > 0
+
+
+def test_a_sweep_is_set_beside_list_scheduling() -> None:
+    (row,) = rows("sweep_efficiency.py", "--slots", "2", "--each", "2")
+    launcher, slots, trials, ideal, took, *_ = row
+    assert (launcher, slots, trials) == ("graft", "2", "4")
+    assert float(took.removesuffix(" s")) >= float(ideal.removesuffix(" s"))
+
+
+def rows(script: str, *options: str) -> list[list[str]]:
+    """What a benchmark's table holds below its head."""
+    command = [sys.executable, str(BENCHMARKS / script), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
+    return lines[2:]

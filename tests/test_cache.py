@@ -14,7 +14,7 @@ from pathlib import Path
 import filelock
 import numpy as np
 import pytest
-from tests.conftest import run_command
+from tests.conftest import Command, backbone_at, run_command
 from tests.images import write_classes
 
 from graft.cache import manage, marks, sizes
@@ -27,6 +27,7 @@ from graft.errors import ConfigError
 from graft.features.store import Features, Matrix, features_of
 from graft.paths import CHECKOUT
 
+CURVE = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 KEY = "0123456789abcdef01234567"
 DIGESTS = [str(number) for number in range(10)]
 
@@ -144,6 +145,35 @@ def test_a_kind_or_everything_goes_at_once(cache: Path, photos: Path) -> None:
     done = manage.remove(manage.choose([], everything=True))
     assert (len(done.removed), done.left) == (2, 0)
     assert manage.entries() == []
+
+
+def test_two_nodes_with_caches_of_their_own_train_the_same(
+    home: Path, train: Command, tiny_backbone: Path, tmp_path: Path
+) -> None:
+    curves = []
+    for node in ("one", "two"):
+        settings = ["+size=smoke", *backbone_at(tiny_backbone), f"hydra.run.dir={tmp_path}/run-{node}"]
+        done = train(*settings, GRAFT_CACHE=str(tmp_path / node))
+        assert done.returncode == 0, done.stderr
+        history = json.loads((tmp_path / f"run-{node}/checkpoints/history.json").read_text())
+        curves.append([[epoch[name] for name in CURVE] for epoch in history])
+        listed = run_command(["graft", "cache", "ls", "--json"], home, GRAFT_CACHE=str(tmp_path / node))
+        assert {entry["kind"] for entry in json.loads(listed.stdout)} == {"images", "features"}
+        assert all(entry["path"].startswith(str(tmp_path / node)) for entry in json.loads(listed.stdout))
+    assert curves[0] == curves[1]
+    assert not (home / "mlruns" / "cache").exists()
+    assert manage.entries() == []
+
+
+def test_a_relative_place_for_it_is_refused(home: Path, train: Command, tmp_path: Path) -> None:
+    for done in (
+        train("+size=smoke", cwd=tmp_path, GRAFT_CACHE="local/graft"),
+        train("-m", "+size=smoke", "seed=0,1", cwd=tmp_path, GRAFT_CACHE="local/graft"),
+        run_command(["graft", "cache", "rm", "--all"], home, tmp_path, GRAFT_CACHE="local/graft"),
+    ):
+        assert done.returncode == 2
+        assert f"GRAFT_CACHE=local/graft: allowed is an absolute path, such as {tmp_path}/local/graft" in done.stderr
+    assert not (tmp_path / "local").exists()
 
 
 def test_an_unknown_name_removes_nothing_and_is_told_the_nearest(home: Path, photos: Path) -> None:

@@ -1,13 +1,16 @@
 """Where things lie. Nothing starts at the working directory: the same command means the same everywhere.
 
 What users give, such as `dataset.path`, starts at the checkout that holds `train.py`. What Graft writes goes under
-`mlruns/` of the home: the checkout, or the folder that the environment variable `GRAFT_HOME` names.
+`mlruns/` of the home: the checkout, or the folder that the environment variable `GRAFT_HOME` names. Of that only what
+can be made again may lie elsewhere, such as on a node's own disk: in the folder that `GRAFT_CACHE` names.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+from graft.errors import ConfigError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -28,5 +31,15 @@ def records() -> Path:
 
 
 def cache() -> Path:
-    """`mlruns/cache/`: what can be made again, such as converted backbones and resized images."""
-    return records() / "cache"
+    """What can be made again, such as converted backbones and resized images: `GRAFT_CACHE`, or else `mlruns/cache/`.
+
+    Raises:
+        ConfigError: if `GRAFT_CACHE` is relative. What it started from would differ from worker to worker.
+    """
+    given = os.environ.get("GRAFT_CACHE")
+    if not given:
+        return records() / "cache"
+    folder = Path(given).expanduser()
+    if not folder.is_absolute():
+        raise ConfigError(f"GRAFT_CACHE={given}: allowed is an absolute path, such as {folder.absolute()}")
+    return folder.resolve()

@@ -63,9 +63,10 @@ def check(config: Config) -> Config:
 
     Raises:
         ConfigError: if the loop needs another environment, if the backbone is no usable one, or does not say what
-            is left open, or mixed precision is insisted on without a GPU.
+            is left open, if mixed precision is insisted on without a GPU, or if `GRAFT_CACHE` is no place.
         FatalError: if the backbone has to be downloaded and cannot be.
     """
+    cache()
     if config.loop.name == "estimator":
         _refuse_estimator_where_there_is_none()
     images = backbones.images_of(config.backbone, config.dataset.image_size)

@@ -27,7 +27,7 @@ TOKEN_IN_ADDRESS = re.compile(
 SHORTEST = 4
 """Characters of a value that is looked for within other texts; a shorter one is found in too many."""
 
-OURS = {"GRAFT_HOME"}
+OURS = {"GRAFT_HOME", "GRAFT_CACHE"}
 OF_THE_SYSTEM = ("filename", "filename2", "strerror")  # what an OSError says besides its arguments
 
 

@@ -40,6 +40,24 @@ def test_a_folder_that_nobody_can_write_to(doctor: Doctor, monkeypatch: pytest.M
     assert writable.text.startswith("/proc cannot be written to")
 
 
+def test_a_cache_elsewhere_is_looked_at_where_it_is(
+    doctor: Doctor, tmp_path: Path, follow: Callable[[str | None], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "kept"))
+    assert f"{tmp_path}, where kept will be made" in doctor().only("writable").text
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "images").write_text("in the way")
+    found = doctor()
+    assert f"{tmp_path}/kept/images is in the place of a folder" in found.only("writable").text
+    assert any(f"free where {tmp_path}/kept lies" in disk.text for disk in found.all("disk"))
+    follow(found.only("writable").remedy)
+    assert f"{tmp_path}/kept and 0 folders in it" in doctor().only("writable").text
+    monkeypatch.setenv("GRAFT_CACHE", "/proc/kept")
+    assert doctor().only("writable").remedy == "export GRAFT_CACHE=/a/folder/that/can/be/written"
+    monkeypatch.setenv("GRAFT_CACHE", "kept")
+    assert {(each.name, each.status) for each in doctor().findings} >= {("machine", "problem"), ("cache", "problem")}
+
+
 @pytest.mark.parametrize(("size", "status"), [("64m", "problem"), ("3g", "note"), ("6g", "ok")])
 def test_free_disk(size: str, status: str, home: Path) -> None:
     inside = ["unshare", "--map-root-user", "--mount", "sh", "-c"]  # a disk of its own needs no rights there

@@ -1,4 +1,4 @@
-"""Lists, removes and prunes what lies under `mlruns/cache`.
+"""Lists, removes and prunes what lies in the cache.
 
 An entry is what its makers make at once: the pixels of one set of images, the features that one backbone gave, a
 converted or downloaded backbone, a converted engine. Removing one costs that it is made again, and nothing else. It is

@@ -1,6 +1,6 @@
 """The store of resized images: every image is decoded and resized once, whatever trains on it later.
 
-A store is one uint8 file, [images, size, size, 3], under `mlruns/cache/images`. It is read image by image
+A store is one uint8 file, [images, size, size, 3], under `images` of the cache. It is read image by image
 through the operating system's page cache: all trials on a machine share that, it keeps in memory what fits, and
 a set larger than memory works like any other. Its key is made from the images' hashes, the size and the version
 below.

@@ -1,4 +1,4 @@
-"""What is kept under `mlruns/cache`, read to the last byte and compared with the digests that it was stored with."""
+"""What is kept in the cache, read to the last byte and compared with the digests that it was stored with."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from graft.doctor.machine import check_machine
 from graft.doctor.records import check_database, check_journal, check_unsent, journal_file
 from graft.doctor.report import Check
 from graft.doctor.runs import check_runs
+from graft.errors import ConfigError
 
 
 def examine(tracking: TrackingConfig, *, close_dead: bool = False) -> Iterator[Check]:
@@ -46,5 +47,5 @@ def _as_far_as_it_goes(name: str, look: Callable[[], Iterable[Check]]) -> Iterat
     except ModuleNotFoundError as error:
         text = f"cannot be looked at: {error.name} is not installed"
         yield Check(name, "problem", text, install_command())
-    except OSError as error:
+    except (ConfigError, OSError) as error:
         yield Check(name, "problem", f"cannot be looked at: {error}")

@@ -28,7 +28,7 @@ def check_machine() -> Iterator[Check]:
     """CPUs, GPUs, disk and folders."""
     yield Check("cpu", "ok", f"{cpu_model()}, {usable_cpus()} CPUs usable")
     yield from _gpus()
-    yield _disk()
+    yield from _disks()
     yield from _writable()
 
 
@@ -64,45 +64,60 @@ def _gpus() -> Iterator[Check]:
         yield Check("cuda", "ok", f"all {len(wanted)} packages that TensorFlow needs for GPUs are installed")
 
 
-def _disk() -> Check:
-    folder = _there(paths.records())
+def _disks() -> Iterator[Check]:
+    records, cache = paths.records(), paths.cache()
+    prune = "graft cache prune --max-size 0"
+    if cache.is_relative_to(records):
+        yield _disk(records, f"{prune}, or GRAFT_HOME=/larger/disk for new records")
+    else:
+        yield _disk(records, "GRAFT_HOME=/larger/disk for new records")
+        yield _disk(cache, f"{prune}, or GRAFT_CACHE=/larger/disk")
+
+
+def _disk(folder: Path, remedy: str) -> Check:
+    folder = _there(folder)
     free = shutil.disk_usage(folder).free
     text = f"{size_in_words(free)} free where {folder} lies"
     if free >= ENOUGH_BYTES:
         return Check("disk", "ok", text)
-    remedy = "graft cache prune --max-size 0, or GRAFT_HOME=/larger/disk for new records"
     if free >= LEAST_BYTES:
         return Check("disk", "note", f"{text}; a sweep over photos may need more than that", remedy)
     return Check("disk", "problem", f"{text}; less than {size_in_words(LEAST_BYTES)} is soon full", remedy)
 
 
 def _writable() -> Iterator[Check]:
-    records = paths.records()
+    records, cache = paths.records(), paths.cache()
     temporary = Path(tempfile.gettempdir())
-    problems = []
-    folders = [*_folders(records), temporary]
-    for folder in folders:
-        if problem := _problem_in(folder):
-            problems.append(problem)
+    below = {records: [records / name for name in ("artifacts", "runs", "sweeps")]}
+    of_cache = [cache / kind for kind in ("images", "features", "backbones", "engines")]
+    if cache.is_relative_to(records):
+        below[records] += [cache, *of_cache]
+    else:
+        below[cache] = of_cache
+    problems, told = [], []
+    for root, named in below.items():
+        folders = _folders(root, named)
+        problems += [problem for folder in folders if (problem := _problem_in(folder))]
+        told.append(
+            f"{root} and {len(folders) - 1} folders in it"
+            if root.is_dir()
+            else f"{folders[0]}, where {root.name} will be made"
+        )
+    if problem := _problem_in(temporary):
+        problems.append(problem)
     for file in (records / "mlflow.db", records / "optuna.journal"):
         if file.is_file() and (reason := _refusal(lambda file=file: file.open("r+b").close())):  # type: ignore[misc]
             problems.append(Check("writable", "problem", f"{file} cannot be written: {reason.strerror}", _permit(file)))
     yield from problems
     if not problems:
-        below = len(folders) - 2
-        there = (
-            f"{records} and {below} folders in it" if records.is_dir() else f"{folders[0]}, where mlruns will be made"
-        )
-        yield Check("writable", "ok", f"{there}; {temporary}")
+        yield Check("writable", "ok", "; ".join([*told, str(temporary)]))
 
 
-def _folders(records: Path) -> list[Path]:
-    """`mlruns` and what Graft writes in below it; files in the place of folders, too."""
-    if not os.path.lexists(records):
-        return [_there(records)]
-    below = [records / name for name in ("artifacts", "runs", "sweeps", "cache")]
-    below += [paths.cache() / kind for kind in ("images", "features", "backbones", "engines")]
-    return [records, *(path for path in below if os.path.lexists(path) and records.is_dir() and path.parent.is_dir())]
+def _folders(root: Path, below: list[Path]) -> list[Path]:
+    """`root` and what Graft writes in below it, as far as it exists; files in the place of folders, too."""
+    if not os.path.lexists(root):
+        return [_there(root)]
+    return [root, *(path for path in below if os.path.lexists(path) and root.is_dir() and path.parent.is_dir())]
 
 
 def _problem_in(folder: Path) -> Check | None:
@@ -123,8 +138,16 @@ def _problem_in(folder: Path) -> Check | None:
         return Check("writable", "problem", text, _permit(folder))
     if reason.errno in (errno.ENOSPC, errno.EDQUOT):
         return Check("writable", "problem", text, "graft cache prune --max-size 0")
-    variable = "TMPDIR" if folder == Path(tempfile.gettempdir()) else "GRAFT_HOME"
+    variable = "TMPDIR" if folder == Path(tempfile.gettempdir()) else _variable_of(folder)
     return Check("writable", "problem", text, f"export {variable}=/a/folder/that/can/be/written")
+
+
+def _variable_of(folder: Path) -> str:
+    """The one that moves `folder`: a cache that is not there yet is asked for above where it will be."""
+    records, cache = paths.records(), paths.cache()
+    if cache.is_relative_to(records) or folder.is_relative_to(records) or folder == _there(records):
+        return "GRAFT_HOME"
+    return "GRAFT_CACHE"
 
 
 def _refusal(write: Callable[[], None]) -> OSError | None:

@@ -1,4 +1,4 @@
-"""The feature store: float32 vectors by image, under `mlruns/cache/features/<key>`.
+"""The feature store: float32 vectors by image, under `features/<key>` of the cache.
 
 The key is made from everything that decides a feature: the backbone's digest, how images are decoded and
 resized, their size and value range, and the engine that runs the backbone, with its version. Within it features are

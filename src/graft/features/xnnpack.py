@@ -31,7 +31,7 @@ XNNPACK_VERSION = 2  # goes up when the conversion gives another file
 
 
 class KeptXnnpack:
-    """The converted backbone, under `mlruns/cache/engines`: made when it is first opened, and kept.
+    """The converted backbone, under `engines` of the cache: made when it is first opened, and kept.
 
     The folder's name is made from all that decides its content. It holds `model.tflite`, or `unusable.txt` with the
     reason why there is none; its digest in `graft.json`; and in `checked.json` what came of its check on this machine.

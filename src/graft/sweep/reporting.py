@@ -195,14 +195,16 @@ class Reporter:
         import optuna
 
         from graft.sweep.options import make_pruner
+        from graft.sweep.started import started_trials
         from graft.sweep.storage import file_of, open_storage
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         pruner = make_pruner(self.ticket.pruner)
         storage = self.ticket.storage
+        opened = open_storage(storage) if file_of(storage) is not None else open_storage(storage, REACH_SECONDS)
         study = optuna.load_study(
             study_name=self.ticket.study,
-            storage=open_storage(storage) if file_of(storage) is not None else open_storage(storage, REACH_SECONDS),
+            storage=started_trials(opened),
             pruner=pruner,
             # The controller samples. This one is never asked, and costs nothing to make.
             sampler=optuna.samplers.RandomSampler(),
