@@ -16,6 +16,7 @@ from graft.cache import marks
 from graft.config_backbone import PACKAGE_PREFIX, backbone_name
 from graft.digests import remembered_sha256
 from graft.errors import ConfigError, FatalError
+from graft.secrets import Secrets
 from graft.suggestions import nearest
 
 TRAINED_PREFIX = "trained:"
@@ -287,7 +288,8 @@ def _unpack(backbone: Backbone, file: Path, target: Path) -> None:
             f"what the backbone computes, it is {saved_model.content_digest(target)}: give that."
         )
     _check_digest(backbone, saved_model.content_digest(target))
-    marks.describe(target, url=backbone.url, archive_sha256=archive_sha256)
+    # A signed address is a password; the cache may be shown, and shared.
+    marks.describe(target, url=Secrets().out_of(backbone.url), archive_sha256=archive_sha256)
 
 
 # What is looked at ---------------------------------------------------------------------------------
