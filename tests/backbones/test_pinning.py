@@ -119,3 +119,11 @@ def test_a_record_from_before_is_read_as_it_was(home: Path) -> None:
     recorded = from_hydra(composed()).model_dump()
     del recorded["backbone"]["require_sha256"]
     assert Config.model_validate(recorded).backbone.require_sha256 is False
+
+
+def test_what_signs_an_address_is_not_kept_with_what_it_led_to(server: Server, address: str, home: Path) -> None:
+    backbones.resolve(Choice(f"{address}?version=3&signature=hidden"))
+    assert ("/models/tiny.tar.gz?version=3&signature=hidden", None) in server.asked
+    files = [file for file in (home / "mlruns").rglob("*") if file.is_file()]
+    assert [file for file in files if b"version=3" in file.read_bytes()]
+    assert [file for file in files if b"hidden" in file.read_bytes()] == []
