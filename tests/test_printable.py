@@ -30,13 +30,13 @@ def test_what_a_terminal_would_obey_is_written_out(said: str, shown: str) -> Non
 
 
 def test_names_of_classes_and_files_are_shown_and_not_obeyed(home: Path) -> None:
-    write_classes(home / "photos", {f"cat{TITLE}": 3, "[bold]dog": 3})
+    write_classes(home / "photos", {f"cat{TITLE}\u202egnp": 3, "[bold]dog": 3})
     (home / "photos" / "[bold]dog" / f"no{TITLE}.png").write_bytes(b"no image")
     done = CliRunner().invoke(app, ["datasets", str(home / "photos")])
     assert done.exit_code == 0, done.output
     assert "\x1b]" not in done.output
-    assert r"cat\x1b]0;taken over\x07" in done.output
-    assert "[bold]dog" in done.output
+    assert r"cat\x1b]0;taken over\x07\u202egnp" in done.output
+    assert "│ [bold]dog " in done.output
     assert r"no\x1b]0;taken over\x07.png" in done.output
 
 
