@@ -17,7 +17,7 @@ PYTHON311 = $(shell for python in $(PYTHON) python3.11; do \
 HOME_DIR := $(or $(GRAFT_HOME),$(CURDIR))
 JOURNAL := $(HOME_DIR)/mlruns/optuna.journal
 
-.PHONY: help setup sweep train test lint format bench bench-full ui dashboard tensorboard compare report rerun doctor
+.PHONY: help setup sweep train test lint audit format bench bench-full ui dashboard tensorboard compare report rerun doctor
 .PHONY: experiment clean cluster-up cluster-down
 
 help: ## Show this list
@@ -88,6 +88,7 @@ cluster-down: ## Stop both; their data stays in mlruns/cluster
 	@$(IN_VENV) graft cluster down
 
 test: setup lint ## Lint, types, import rules and the whole test suite
+	-@$(IN_VENV) python .ci/audit.py
 	@if test -n "$(PYTHON311)"; then $(MAKE) --no-print-directory $(ESTIMATOR)/.installed; \
 	  else echo "There is no Python 3.11 here: the tests of loop=estimator skip"; fi
 	$(IN_VENV) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -97,6 +98,9 @@ lint: setup ## Style, types and import rules
 	$(IN_VENV) ruff format --check .
 	$(IN_VENV) mypy
 	$(IN_VENV) lint-imports --no-cache
+
+audit: setup ## Known vulnerabilities of what the locks name, where pip-audit is installed; else how old they are
+	@$(IN_VENV) python .ci/audit.py $(ARGS)
 
 format: setup ## Rewrite the code in the project's style
 	$(IN_VENV) ruff format .

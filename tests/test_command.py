@@ -32,6 +32,13 @@ WRONG = {
     "size=smoke": ["size=smoke: there is no such key; did you mean +size=smoke?"],
     "backbone.url=/nowhere": ["backbone.url=/nowhere"],
     "backbone=custom": ["backbone.url is not set", "a TF Hub or Kaggle handle"],
+    "-m backbone=inception_v3,efficientnet_lite0,digits_cnn backbone.require_sha256=true": [
+        "backbone.require_sha256=true: backbone.url=https://tfhub.dev/google/tf2-preview/inception_v3/feature_vector/4",
+        "graft backbones https://tfhub.dev/google/tf2-preview/inception_v3/feature_vector/4 prints",
+        "(in backbone=inception_v3)",
+        "backbone.url=trained:digits",
+        "(in backbone=digits_cnn)",
+    ],
     "backbone=inception_v3 backbone.url=gs://bucket/m": ["backbone.url=gs://bucket/m", "http and https only"],
 }
 
@@ -54,7 +61,15 @@ def test_it_works_from_another_working_directory(train: Command, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "flag", [["--help"], ["--cfg", "job"], ["--cfg", "job", "epochs=3"], ["learning_rat=1"], ["epochs=0"]]
+    "flag",
+    [
+        ["--help"],
+        ["--cfg", "job"],
+        ["--cfg", "job", "epochs=3"],
+        ["learning_rat=1"],
+        ["epochs=0"],
+        ["backbone=inception_v3", "backbone.require_sha256=true"],
+    ],
 )
 def test_neither_tensorflow_nor_mlflow_is_imported_before_a_configuration_is_accepted(
     home: Path, flag: list[str]

@@ -6,10 +6,10 @@ import io
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from graft.comparison import Comparison, TrialRow, by_key, show
 from graft.comparison.record import UI
+from graft.console import PlainConsole
 from graft.errors import ConfigError
 
 FROZEN = TrialRow(
@@ -31,7 +31,7 @@ FROZEN = TrialRow(
 
 
 def printed(*trials: TrialRow, width: int = 80, server: str | None = None) -> str:
-    console = Console(file=io.StringIO(), width=width)
+    console = PlainConsole(file=io.StringIO(), width=width)
     show(Comparison("sweep", "1" * 32, "1", trials, (), ui=server or UI, served=server is not None), console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -191,7 +191,7 @@ def test_words_of_the_user_are_printed_as_they_are() -> None:
 
 
 def shown(found: by_key.ByKey) -> str:
-    console = Console(file=io.StringIO(), width=120)
+    console = PlainConsole(file=io.StringIO(), width=120)
     by_key.show(found, console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()

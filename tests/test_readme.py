@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import shlex
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -116,6 +118,12 @@ def test_pages_are_served_on_loopback_only(readme_home: Path, target: str, title
     with serving(["make", target, f"PORT={port}"], readme_home, port, readme_home / f"{target}.log") as page:
         assert title in page
         assert listening(port) == {"0100007F"}
+        if target == "ui":  # any page of the web may have a browser ask an address of this machine
+            for header in ({"Host": "elsewhere.example"}, {"Origin": "http://elsewhere.example"}):
+                with closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+                    path = "/api/2.0/mlflow/experiments/search"
+                    connection.request("POST", path, '{"max_results": 1}', header)
+                    assert connection.getresponse().status == http.HTTPStatus.FORBIDDEN
 
 
 def test_the_dashboard_shows_the_sweeps_of_the_journal(readme_home: Path) -> None:

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 
 from graft.again import graft_command, serve_command
 from graft.backbones import listing
 from graft.cache import manage, sizes, tables
 from graft.cluster import servers
 from graft.config import TrackingConfig
+from graft.console import PlainConsole
 from graft.errors import STATUS_DIVERGED_RERUN, STATUS_FAILED, STATUS_INTERRUPTED, ConfigError, GraftError
+from graft.printable import printable
 
 if TYPE_CHECKING:
     from graft.export.trained import TrainedModel
@@ -122,7 +123,7 @@ def rerun(
 
     tracking = _tracking(tracking_uri, experiment)
     logging.basicConfig(level=logging.INFO, format="[%(name)s] %(message)s", stream=sys.stderr)
-    console = Console(stderr=as_json)
+    console = PlainConsole(stderr=as_json)
     done = run_again(tracking, run, assignments or [], verify=verify, teller=telling.Teller(console))
     if as_json:
         print(json.dumps(telling.as_json(done), indent=2))
@@ -294,8 +295,24 @@ def datasets(
 
 
 @app.command()
-def backbones(as_json: AsJson = False) -> None:
-    """List the backbones that have a name, what is known of each, and whether it is on this machine."""
+def backbones(
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME|URL", help="One to look at, and its digest; all with a name if left out."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the backbones that have a name, what is known of each, and whether it is on this machine.
+
+    One that is named is downloaded, if it has to be, and looked at, not loaded: its digest pins it.
+    """
+    if target is not None:
+        option = listing.look_up(target)
+        if as_json:
+            print(json.dumps(listing.as_json([option]), indent=2))
+        else:
+            listing.show_one(option, _console())
+        return
     listed = listing.options()
     if as_json:
         print(json.dumps(listing.as_json(listed), indent=2))
@@ -371,9 +388,9 @@ def _end(done: manage.Removal, as_json: bool, *, failed: bool) -> None:
         raise typer.Exit(STATUS_FAILED)
 
 
-def _console() -> Console:
+def _console() -> PlainConsole:
     """For tables. What is no terminal has no width that they would have to keep to."""
-    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=WIDTH)
+    return PlainConsole() if sys.stdout.isatty() or "COLUMNS" in os.environ else PlainConsole(width=WIDTH)
 
 
 def _tracking(uri: str, experiment: str) -> TrackingConfig:
@@ -394,7 +411,7 @@ def main() -> None:
     try:
         app()
     except GraftError as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         raise SystemExit(error.status) from None
     except KeyboardInterrupt:
         print("Interrupted", file=sys.stderr)

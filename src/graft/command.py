@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from graft.errors import STATUS_CONFIG, STATUS_INTERRUPTED, GraftError
+from graft.printable import printable
 from graft.suggestions import did_you_mean, nearest
 
 
@@ -54,7 +55,7 @@ def _raised_by_hydra(error: BaseException) -> bool:
 
 
 def _stop(status: int, text: str) -> None:
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)
     raise SystemExit(status)
 
 

@@ -271,7 +271,8 @@ class Config(Group):
             decisive["probe_learning_rate"] = self.default_learning_rates.frozen
         for place in WHERE_DATA_LIE:  # the data's own digest stands for their content
             decisive["dataset"].pop(place, None)
-        decisive["backbone"].pop("name")
+        for settled in ("name", "require_sha256"):  # what computes has a digest of its own, wanted or not
+            decisive["backbone"].pop(settled)
         decisive["features"].pop("memory_budget_mb")
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from graft.config_group import Fraction, Group, PositiveInt
+
+PACKAGE_PREFIX = "package:"
+"""Of a `backbone.url` that names an installed package, whose weights Graft itself has pinned."""
 
 Pair = Annotated[tuple[float, float], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 
@@ -34,6 +38,7 @@ class BackboneConfig(Group):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
         description="64 hexadecimal digits, auto, or null"
     )
+    require_sha256: bool = Field(default=False, description="true or false")
     batch_norm_momentum: Fraction | None = Field(
         description="a number between 0 and 1, both excluded, auto, or null for the module's own"
     )
@@ -42,6 +47,21 @@ class BackboneConfig(Group):
     @classmethod
     def _settled(cls, values: Any) -> Any:
         return settled_backbone(values)
+
+    @field_validator("require_sha256")
+    @classmethod
+    def _pinned(cls, value: bool, others: ValidationInfo) -> bool:
+        url = others.data.get("url")
+        # Here, where nothing was looked for yet: a SavedModel that nobody vouches for is not even downloaded.
+        unpinned = others.data.get("sha256", "wrong, and told by itself") is None
+        if value and unpinned and url is not None and not url.startswith(PACKAGE_PREFIX):
+            look = f"graft backbones {shlex.quote(url)}"
+            raise ValueError(
+                f"backbone.url={url} has no digest that it could be held against (backbone.sha256=null), and a "
+                f"SavedModel is a program; allowed are backbone.sha256= the 64 digits that {look} prints, a "
+                f"{PACKAGE_PREFIX}NAME, whose weights Graft has pinned, and backbone.require_sha256=false"
+            )
+        return value
 
     @field_validator("value_range")
     @classmethod

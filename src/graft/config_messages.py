@@ -29,10 +29,10 @@ def describe(problem: Any, root: Model) -> str:
         # A data set's source follows its name where it is left out.
         tagged = "name" if isinstance(value, dict) and value.get("name") == tag else problem["ctx"]["discriminator"]
         return f"{key}.{tagged.strip(chr(39))}={tag}: allowed are {allowed}{did_you_mean(tag, allowed.split(', '))}"
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
     if problem["type"] == "value_error":
         text = str(problem["ctx"]["error"])
-        return f"{key}={value}: {text}" if field is not None else f"{key}: {text}" if key else text
-    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+        return f"{key}={shown}: {text}" if field is not None else f"{key}: {text}" if key else text
     if field is None or not field.description:
         return f"{key}={shown}: {problem['msg'].lower()}"
     near = did_you_mean(value, _words_of(field.annotation)) if isinstance(value, str) else ""

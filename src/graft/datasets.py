@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from graft.config import from_hydra
 from graft.config_dataset import AnyDatasetConfig
+from graft.console import PlainConsole
 from graft.data import sources, tfds
 from graft.data.image_set import ImageSet
 from graft.errors import ConfigError
@@ -74,7 +74,7 @@ def as_json(config: AnyDatasetConfig, summary: Summary) -> dict[str, Any]:
     return {"name": config.name, "source": config.source, **asdict(summary)}
 
 
-def show_options(told: Mapping[str, str], console: Console) -> None:
+def show_options(told: Mapping[str, str], console: PlainConsole) -> None:
     """Prints the options of `dataset=`."""
     table = Table(title="dataset=", title_justify="left")
     table.add_column("name", no_wrap=True)
@@ -84,7 +84,7 @@ def show_options(told: Mapping[str, str], console: Console) -> None:
     console.print(table)
 
 
-def show(config: AnyDatasetConfig, summary: Summary, console: Console) -> None:
+def show(config: AnyDatasetConfig, summary: Summary, console: PlainConsole) -> None:
     """Prints what is in a data set."""
     say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
     say(f"{config.name}: {summary.images:,} images, {len(summary.classes)} classes")

@@ -189,8 +189,13 @@ def signal_all(pid: int, number: int) -> None:
 
 def tasks_of(pid: int) -> list[psutil.Process]:
     """The processes that `srun` became; a shell may have become it without a process of its own."""
-    script = psutil.Process(pid)
-    return [p for p in (script, *script.children(recursive=True)) if "submitit.core._submit" in p.cmdline()]
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+        script = psutil.Process(pid)
+        for process in (script, *script.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += [process] if "submitit.core._submit" in process.cmdline() else []
+    return found
 
 
 @contextlib.contextmanager

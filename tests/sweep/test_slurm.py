@@ -16,7 +16,7 @@ from tests.sweep.apps import App, assert_nothing_lost_or_doubled, notes, runs, w
 from tests.sweep.fake_slurm import FakeSlurm
 
 from graft.errors import ConfigError
-from graft.sweep.mailbox import FROM_WORKER, Inbox, make_mailbox, post
+from graft.sweep.mailbox import FROM_WORKER, TO_WORKER, Inbox, NotOurs, make_mailbox, post
 from graft.sweep.slurm_cluster import SlurmOptions
 
 pytestmark = pytest.mark.usefixtures("_submitit_is_installed")
@@ -84,7 +84,7 @@ def test_what_a_trial_prints_is_in_its_folder_and_what_it_was_told_is_gone(on_sl
     boxes = list(on_slurm.folder.glob("multirun/*/*/.slurm/mailbox-*"))
     assert len(boxes) == 2
     for box in boxes:
-        assert stat.S_IMODE(box.stat().st_mode) == 0o700
+        assert [stat.S_IMODE(folder.stat().st_mode) for folder in (box, box.parent)] == [0o700] * 2
         assert {stat.S_IMODE(file.stat().st_mode) for file in box.iterdir()} == {0o600}
     out, err = running.communicate(timeout=120)
     assert running.returncode == 0, err
@@ -312,3 +312,64 @@ def test_a_mailbox_keeps_messages_apart_from_what_a_killed_writer_left(tmp_path:
             slow.write(whole[end - 5 : end] if end == 5 else whole[5:])
     assert inbox.look() == [{"kind": "four"}]
     assert Inbox(file, from_now=True).look() == []
+
+
+def test_a_folder_that_others_may_write_to_is_refused(on_slurm: App, slurm: FakeSlurm) -> None:
+    """What lies there is run: submitit's pickles, and what a mailbox sends."""
+    shared = on_slurm.folder / "shared"
+    shared.mkdir()
+    for mode, folder, said in (
+        (0o1777, shared, f"others may write to {shared} (mode 1777)"),
+        (0o770, shared, f"others may write to {shared} (mode 770)"),
+        (0o777, shared / "own", f"everybody may write to {shared}, and so replace {shared}/own"),
+    ):
+        shared.chmod(mode)
+        done = on_slurm.run("x=1", f"hydra.launcher.folder={folder}")
+        assert done.status == 2, done.err
+        assert f"hydra.launcher.folder={folder}: {said}" in done.err
+        assert "Traceback" not in done.err
+    assert slurm.jobs() == {}
+
+
+def test_nothing_is_taken_from_what_somebody_else_could_have_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = make_mailbox(tmp_path)
+    file = box / TO_WORKER
+    inbox = Inbox(file)
+
+    def refused(why: str) -> None:
+        with pytest.raises(NotOurs, match=why):
+            inbox.look()
+        with pytest.raises(NotOurs, match=why):
+            post(file, {"kind": "secret"})
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text('{"kind": "job"}\n')
+    file.rename(box / "aside")
+    file.symlink_to(elsewhere)
+    refused("is a link")
+    (box / "aside").replace(file)
+    for mode in (0o620, 0o602):
+        file.chmod(mode)
+        refused("others may write")
+    file.chmod(0o600)
+    monkeypatch.setattr(os, "geteuid", lambda: file.stat().st_uid + 1)
+    refused("another user")
+    monkeypatch.undo()
+    post(file, {"kind": "beat"})
+    assert inbox.look() == [{"kind": "beat"}]
+    assert elsewhere.read_text() == '{"kind": "job"}\n'
+
+
+def test_a_job_whose_mailbox_is_somebody_elses_ends_at_once(on_slurm: App, slurm: FakeSlurm) -> None:
+    running = on_slurm.start(
+        "x=1", "steps=1000", "seconds=0.1", "hydra.launcher.slots=1", "hydra.launcher.lost_after=2"
+    )
+    wait_for(lambda: bool(notes(on_slurm, "step")))
+    (box,) = on_slurm.folder.glob("multirun/*/*/.slurm/mailbox-*")
+    (box / TO_WORKER).chmod(0o666)
+    wait_for(lambda: f"This job ends: others may write to {box / TO_WORKER}" in logs(on_slurm))
+    running.kill()
+    running.communicate()
+    wait_for(lambda: not any(runs(pid) for *_, pid in notes(on_slurm, "step")))

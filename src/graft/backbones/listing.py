@@ -1,25 +1,29 @@
-"""`graft backbones`: the options of `conf/backbone`, with what is known of each without making or downloading it."""
+"""`graft backbones`: the options of `conf/backbone`, with what is known of each without making or downloading it.
+
+Of one that is named, all that can be known without loading it, its digest first: that is how it is pinned.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Table
 
 from graft import paths
 from graft.backbones import handle, interface, package, source
 from graft.backbones.interface import Interface
-from graft.config_backbone import BackboneConfig
+from graft.config_backbone import PACKAGE_PREFIX, BackboneConfig, backbone_name
+from graft.console import PlainConsole
 from graft.errors import ConfigError
 
 SHOWN_DIGITS = 12  # of a digest
+ANY = "custom"  # the option that leaves the URL open
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,45 @@ def options(folder: Path | None = None) -> list[Option]:
     """
     files = sorted((folder or paths.CHECKOUT / "conf" / "backbone").glob("*.yaml"))
     composed = [(file, _composed(file)) for file in files]
-    return [_option(file, values) for file, values in composed if not OmegaConf.is_missing(values, "url")]
+    return [
+        _option(file.stem, _config(file, values))
+        for file, values in composed
+        if not OmegaConf.is_missing(values, "url")
+    ]
+
+
+def look_up(target: str, folder: Path | None = None) -> Option:
+    """One backbone, looked at; it is downloaded or trained if it has to be, and nothing of it is loaded.
+
+    Args:
+        target: An option of `conf/backbone`, or what `backbone.url` may be.
+        folder: As for `options`.
+
+    Raises:
+        ConfigError: for what is no backbone.
+        FatalError: if it cannot be downloaded now.
+    """
+    folder = folder or paths.CHECKOUT / "conf" / "backbone"
+    named = {file.stem: file for file in folder.glob("*.yaml") if file.stem != ANY}
+    composed = _composed(named.get(target, folder / f"{ANY}.yaml"))
+    if target not in named:
+        composed.url = target
+    name, config = target if target in named else backbone_name(target), _config(named.get(target), composed)
+    return replace(_option(name, config), sha256=source.digest(config))
+
+
+def show_one(option: Option, console: PlainConsole) -> None:
+    """Prints what is known of one backbone, and how it is pinned."""
+    say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    say(f"{option.name}: {option.url}")
+    for what, number in (
+        ("pixels", option.input_size),
+        ("features", option.feature_width),
+        ("parameters", option.parameters),
+    ):
+        if number is not None:
+            say(f"{what:<11} {number:,}")
+    say(f"backbone.sha256={option.sha256}")
 
 
 def as_json(listed: Sequence[Option]) -> list[dict[str, Any]]:
@@ -66,7 +108,7 @@ def as_json(listed: Sequence[Option]) -> list[dict[str, Any]]:
     return [asdict(option) for option in listed]
 
 
-def show(listed: Sequence[Option], console: Console) -> None:
+def show(listed: Sequence[Option], console: PlainConsole) -> None:
     """Prints the options as a table, and what else a backbone can be."""
     say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
     table = Table(title="Backbones")
@@ -101,15 +143,20 @@ def _composed(file: Path) -> DictConfig:
     return merged
 
 
-def _option(file: Path, composed: DictConfig) -> Option:
+def _config(file: Path | None, composed: DictConfig) -> BackboneConfig:
+    # What is listed is not loaded, so that it need not be pinned: this is where the digest comes from.
+    composed.require_sha256 = False
     try:
-        config = BackboneConfig.model_validate(OmegaConf.to_container(composed, resolve=True))
+        return BackboneConfig.model_validate(OmegaConf.to_container(composed, resolve=True))
     except ValidationError as error:
-        raise ConfigError(f"{file}: {error.errors()[0]['msg']}") from None
+        raise ConfigError(f"{file or 'backbone.url'}: {error.errors()[0]['msg']}") from None
+
+
+def _option(name: str, config: BackboneConfig) -> Option:
     folder, digest = source.kept(config), source.known_digest(config)
     told = _told(config, folder)
     return Option(
-        name=file.stem,
+        name=name,
         url=config.url,
         input_size=config.input_size or told.input_size,
         value_range=config.value_range,
@@ -121,7 +168,7 @@ def _option(file: Path, composed: DictConfig) -> Option:
 
 
 def _told(config: BackboneConfig, folder: Path | None) -> Interface:
-    name = config.url.removeprefix(source.PACKAGE_PREFIX)
+    name = config.url.removeprefix(PACKAGE_PREFIX)
     try:
         if folder is not None:
             return interface.read(folder)

@@ -13,12 +13,12 @@ from graft import paths
 from graft.backbones import archive, download, folder_cache, handle, interface, package, saved_model, trained
 from graft.backbones.interface import Interface
 from graft.cache import marks
-from graft.config_backbone import backbone_name
+from graft.config_backbone import PACKAGE_PREFIX, backbone_name
 from graft.digests import remembered_sha256
 from graft.errors import ConfigError, FatalError
+from graft.secrets import Secrets
 from graft.suggestions import nearest
 
-PACKAGE_PREFIX = "package:"
 TRAINED_PREFIX = "trained:"
 ALLOWED = (
     f"give {PACKAGE_PREFIX}NAME, {TRAINED_PREFIX}digits, a TF Hub or Kaggle handle, the http(s) address or the path of "
@@ -188,6 +188,24 @@ def known_digest(backbone: Backbone) -> str | None:
     return None if folder is None else saved_model.content_digest(folder)
 
 
+def digest(backbone: Backbone) -> str:
+    """The digest of `backbone`, to pin it by: downloads and unpacks it, or trains it, if that has to be.
+
+    What comes from elsewhere is looked at and not loaded.
+
+    Raises:
+        ConfigError: As `check`.
+        FatalError: As `check`.
+    """
+    check(backbone)
+    if (name := _package_name(backbone)) is not None:
+        return package.digest(name)
+    if _trained_name(backbone) is not None:
+        return resolve(backbone).sha256
+    _, digest_of = _found(backbone)
+    return digest_of()
+
+
 def _package_name(backbone: Backbone) -> str | None:
     """The NAME in `package:NAME`; None for everything else."""
     return _known(backbone, PACKAGE_PREFIX, package.PACKAGES, "package")
@@ -270,7 +288,8 @@ def _unpack(backbone: Backbone, file: Path, target: Path) -> None:
             f"what the backbone computes, it is {saved_model.content_digest(target)}: give that."
         )
     _check_digest(backbone, saved_model.content_digest(target))
-    marks.describe(target, url=backbone.url, archive_sha256=archive_sha256)
+    # A signed address is a password; the cache may be shown, and shared.
+    marks.describe(target, url=Secrets().out_of(backbone.url), archive_sha256=archive_sha256)
 
 
 # What is looked at ---------------------------------------------------------------------------------

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from graft import paths
 from graft.cache.manage import Entry, Removal
 from graft.cache.sizes import size_in_words
+from graft.console import PlainConsole
 
 
 def as_json(listed: Sequence[Entry]) -> list[dict[str, Any]]:
@@ -27,7 +27,7 @@ def removal_as_json(done: Removal) -> dict[str, Any]:
     return {"removed": as_json(done.removed), "skipped": skipped, "left": done.left}
 
 
-def show(listed: Sequence[Entry], console: Console) -> None:
+def show(listed: Sequence[Entry], console: PlainConsole) -> None:
     """Prints the entries as a table, and how to get rid of them."""
     say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
     if not listed:
@@ -46,7 +46,7 @@ def show(listed: Sequence[Entry], console: Console) -> None:
     say("Nothing is lost with any of them: what is removed (graft cache rm ID, graft cache prune) is made again.")
 
 
-def show_removal(done: Removal, console: Console) -> None:
+def show_removal(done: Removal, console: PlainConsole) -> None:
     """Prints what went, what stayed, and how much is left."""
     say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
     for entry in done.removed:

@@ -7,14 +7,13 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from graft.comparison.interval import Interval, interval
 from graft.comparison.pairing import cells, difference
 from graft.comparison.record import Comparison, TrialRow
 from graft.comparison.varied import numbers, varied_keys
+from graft.console import PlainConsole
 from graft.errors import ConfigError
 from graft.suggestions import did_you_mean
 
@@ -131,22 +130,21 @@ def as_json(found: ByKey) -> dict[str, object]:
     return asdict(found)
 
 
-def show(found: ByKey, console: Console) -> None:
+def show(found: ByKey, console: PlainConsole) -> None:
     """Prints a table: means, with half the width of their 95 % interval where there are several seeds."""
     levels = found.levels
     several = len({level.kind for level in levels}) > 1
     seeds = max(level.test_accuracy.seeds for level in levels)
-    key = escape(found.key)  # keys and values are the user's own words: no markup in them
-    table = Table(title=f"By {key}, means over {seeds} seed{'s' * (seeds > 1)}", title_justify="left")
+    table = Table(title=f"By {found.key}, means over {seeds} seed{'s' * (seeds > 1)}", title_justify="left")
     if several:
         table.add_column("")
-    table.add_column(key, justify="right", overflow="fold")
+    table.add_column(found.key, justify="right", overflow="fold")
     for heading in ("trials", "test accuracy", "minus the first", "train - val", "seconds an epoch\non images"):
         table.add_column(heading, justify="right")
     for level in levels:
         table.add_row(
             *([level.kind] if several else []),
-            escape(level.value),
+            level.value,
             str(level.trials),
             _told(level.test_accuracy, ".4f"),
             "" if level.above_first is None else _told(level.above_first, "+.4f"),

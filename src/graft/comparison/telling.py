@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from graft.again import graft_command, rerun_command
 from graft.comparison.interval import METHOD
 from graft.comparison.record import Comparison, Side, TrialRow
 from graft.comparison.verdict import verdict
+from graft.console import PlainConsole
 
 SHOWN = 20  # trials in the printed table; --json has all
 
@@ -41,7 +40,7 @@ def paired_as_json(comparison: Comparison) -> dict[str, object] | None:
     }
 
 
-def show(comparison: Comparison, console: Console) -> None:
+def show(comparison: Comparison, console: PlainConsole) -> None:
     """Prints the tables, and where to look next."""
     # Names and overrides are the user's own words: no markup in them.
     say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
@@ -116,7 +115,7 @@ def _trials_table(ranked: Sequence[TrialRow]) -> Table:
     for trial in ranked[:SHOWN]:
         table.add_row(
             str(trial.number),
-            *(escape(trial.params.get(key, "")) for key in varied),
+            *(trial.params.get(key, "") for key in varied),
             _number(trial.best_val_accuracy, ".4f"),
             _number(trial.test_accuracy, ".4f"),
             _number(trial.overfit_gap, "+.4f"),

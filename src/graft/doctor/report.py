@@ -8,8 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from rich.console import Console
 from rich.text import Text
+
+from graft.console import PlainConsole
+from graft.printable import printable
 
 Status = Literal["ok", "note", "problem"]
 
@@ -41,7 +43,7 @@ def as_json(checks: Sequence[Check]) -> list[dict[str, str | None]]:
     return [asdict(check) for check in checks]
 
 
-def show(checks: Iterable[Check], console: Console) -> list[Check]:
+def show(checks: Iterable[Check], console: PlainConsole) -> list[Check]:
     """Prints each check as it comes, and the sum of them; returns them all."""
     # Names and commands are the user's own words: no markup in them. Words longer than a line, paths and commands
     # among them, are not broken, so that they can be copied.
@@ -50,7 +52,7 @@ def show(checks: Iterable[Check], console: Console) -> list[Check]:
     for check in checks:
         found.append(check)
         width = max(console.width - INDENT, SHORTEST_LINE)
-        first, *more = textwrap.wrap(check.text, width, break_long_words=False, break_on_hyphens=False)
+        first, *more = textwrap.wrap(printable(check.text), width, break_long_words=False, break_on_hyphens=False)
         status = Text(f"{check.status:<{STATUS_WIDTH}}", STYLES[check.status])
         say(Text.assemble(status, f"{check.name:<{NAME_WIDTH}}", first))
         for line in more:

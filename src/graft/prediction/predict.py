@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from rich.table import Table
 
+from graft.console import PlainConsole
 from graft.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def as_json(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
     ]
 
 
-def show(predictions: Sequence[Prediction], console: Console) -> None:
+def show(predictions: Sequence[Prediction], console: PlainConsole) -> None:
     """Prints a table, an image a line."""
     table = Table()
     table.add_column("image", overflow="fold")

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from graft.config import Config
+from graft.console import PlainConsole
 from graft.rerun.differences import PLACES, Difference
 from graft.tracking.console import ConsoleRecorder
 from graft.tracking.recorded_run import RecordedRun
@@ -29,7 +29,7 @@ class Teller:
         console: Where to.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: PlainConsole) -> None:
         self._console = console
 
     def trial(self, run: RecordedRun, place: int, of: int) -> None:

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from graft.console import PlainConsole
 from graft.sweep.jobs import Printed, Reported
 from graft.sweep.observer import SweepEnded
 from graft.sweep.outcome import Outcome, State
@@ -130,7 +131,7 @@ class LiveDisplay(Display):
         console: Console | None = None,
     ) -> None:
         super().__init__(total=total, done=done, slots=slots, objectives=objectives, varied=varied)
-        self._console = console or Console()
+        self._console = console or PlainConsole()
         # Refreshed by the controller's loop: a thread of rich's own would read rows while they change.
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._refreshed = 0.0

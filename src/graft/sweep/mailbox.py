@@ -3,13 +3,19 @@
 A file for each direction is made beforehand, and whoever writes to it only ever appends lines of JSON. It is opened
 anew for every look: on network file systems an open file shows what was there when it was opened, and the listing of
 a folder may be half a minute old.
+
+What a node is sent holds pickles, and whoever can write them runs code as this user. So nothing is read from, or posted
+to, a file that somebody else owns or may write to, and links are not followed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import shlex
+import stat
 import tempfile
 import time
 from collections.abc import Mapping
@@ -20,6 +26,34 @@ TO_WORKER, FROM_WORKER = "to_worker", "from_worker"
 
 SHORTEST_WAIT, LONGEST_WAIT = 0.02, 0.5
 """Seconds between two looks: more with each that found nothing, for hundreds of slots may share one file server."""
+
+
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+class NotOurs(PermissionError):
+    """Somebody else could have put there what is about to be read."""
+
+
+def make_private(folder: Path) -> None:
+    """Makes `folder` one that only this user can look into, or makes sure that nobody else can put anything there.
+
+    Raises:
+        NotOurs: It is there, and another user owns it or may write to it, or may replace it by another one.
+        OSError: It cannot be made.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    _refuse_others(os.stat(folder), folder)
+    # Who may write to a folder may rename what lies in it, unless its sticky bit is set, as that of /tmp.
+    for above in folder.resolve().parents:
+        mode = above.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise NotOurs(
+                f"everybody may write to {above}, and so replace {folder}, which code is read from. Close it with "
+                f"chmod o-w {shlex.quote(str(above))}"
+            )
 
 
 def make_mailbox(folder: Path) -> Path:
@@ -35,11 +69,12 @@ def post(file: Path, message: Mapping[str, Any]) -> None:
 
     Raises:
         FileNotFoundError: The mailbox was removed.
+        NotOurs: The file is not ours alone.
     """
     # In one write, so that messages of several threads do not mix. The first newline ends what a writer
     # that was killed may have left unfinished.
     line = b"\n" + json.dumps(message).encode() + b"\n"
-    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND)
+    descriptor = _opened(file, os.O_WRONLY | os.O_APPEND)
     try:
         while line:
             line = line[os.write(descriptor, line) :]
@@ -66,8 +101,9 @@ class Inbox:
 
         Raises:
             FileNotFoundError: The mailbox was removed.
+            NotOurs: The file is not ours alone.
         """
-        with self._file.open("rb") as file:
+        with open(_opened(self._file, os.O_RDONLY), "rb") as file:
             file.seek(self._read)
             arrived = file.read()
         self._read += len(arrived)
@@ -93,3 +129,28 @@ class Inbox:
         if arrived:
             self._wait = SHORTEST_WAIT
         return arrived
+
+
+def _opened(file: Path, flags: int) -> int:
+    try:
+        descriptor = os.open(file, flags | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise NotOurs(f"{file} is a link, and messages are in files") from error
+        raise
+    try:
+        _refuse_others(os.fstat(descriptor), file)
+    except NotOurs:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _refuse_others(found: os.stat_result, path: Path) -> None:
+    if found.st_uid != os.geteuid():
+        raise NotOurs(f"{path} belongs to another user (uid {found.st_uid}), and code is read from it")
+    if found.st_mode & OTHERS_WRITE:
+        raise NotOurs(
+            f"others may write to {path} (mode {stat.S_IMODE(found.st_mode):o}), and code is read from it. Close it "
+            f"with chmod go-w {shlex.quote(str(path))}"
+        )

@@ -161,6 +161,10 @@ def make_sampler(part: Part, *, seed: int | None) -> BaseSampler:
     import optuna
 
     sampler_class = getattr(optuna.samplers, part.name)
+    if part.name == "CmaEsSampler":
+        from graft.sweep.cmaes_state import OnlyNumbers
+
+        sampler_class = OnlyNumbers
     options = dict(part.options)
     if seed is not None and "seed" in inspect.signature(sampler_class.__init__).parameters:
         options.setdefault("seed", seed)

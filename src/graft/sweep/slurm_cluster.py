@@ -22,7 +22,7 @@ from typing import Any
 
 from graft.errors import ConfigError
 from graft.sweep.liveness import DEAD_AFTER_SECONDS, here, mark_of_controller, process_lives
-from graft.sweep.mailbox import make_mailbox
+from graft.sweep.mailbox import NotOurs, make_mailbox, make_private
 from graft.sweep.process import POLL_SECONDS, Unfit
 from graft.sweep.slurm_job import BEATS, SlotJob
 from graft.sweep.slurm_worker import Place, SlurmWorker
@@ -326,12 +326,18 @@ def _make_queue(options: SlurmOptions, folder: Path) -> SlurmQueue | LocalQueue:
 
     settings = {f"{options.cluster}_max_num_timeout": NO_LIMIT}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        # submitit, too, keeps in it what a node is to run, as a pickle.
+        make_private(folder)
         executor = submitit.AutoExecutor(folder, cluster=options.cluster, **settings)
         executor.update_parameters(**options.parameters())
         if options.cluster == "slurm":
             comment = COMMENT + json.dumps(here(left=False))
             executor.update_parameters(slurm_comment=comment)
+    except NotOurs as error:
+        raise ConfigError(
+            f"hydra.launcher.folder={folder}: {error}. Allowed: a folder of yours that nobody else may write to; one "
+            "that is not there yet is made so."
+        ) from error
     except (RuntimeError, ValueError, TypeError, OSError, AssertionError) as error:
         raise ConfigError(
             f"hydra/launcher=graft_slurm cannot be used: {gist(error)}. Allowed: a machine with sbatch and srun, or "

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graft.sweep.mailbox import FROM_WORKER, LONGEST_WAIT, SHORTEST_WAIT, TO_WORKER, Inbox, post
+from graft.sweep.mailbox import FROM_WORKER, LONGEST_WAIT, SHORTEST_WAIT, TO_WORKER, Inbox, NotOurs, post
 from graft.sweep.process import POLL_SECONDS, Process
 
 OUTPUT = "output.log"
@@ -124,6 +124,8 @@ class Tenancy:
             self._serve()
         except FileNotFoundError:
             print("The sweep has ended.", flush=True)
+        except NotOurs as error:
+            print(f"This job ends: {error}", flush=True)
         finally:
             if self._process is not None:
                 self._process.kill()
@@ -158,7 +160,7 @@ class Tenancy:
     def _look(self, inbox: Inbox) -> list[dict[str, Any]]:
         try:
             return inbox.look()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotOurs):
             raise
         except OSError:
             time.sleep(TRY_AGAIN_SECONDS)
@@ -259,7 +261,7 @@ class Tenancy:
                 post(self._mailbox / FROM_WORKER, message)
                 self._said = time.monotonic()
                 return
-            except FileNotFoundError:
+            except (FileNotFoundError, NotOurs):
                 raise
             except OSError:
                 # An answer that is lost would be a trial that never ends.

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from graft.console import PlainConsole
 from graft.tracking.recorder import Recorder, Scalar, State
 
 
@@ -20,7 +21,7 @@ class ConsoleRecorder(Recorder):
     """
 
     def __init__(self, epochs: int, console: Console | None = None) -> None:
-        self._console = console or Console()
+        self._console = console or PlainConsole()
         self._epochs = epochs
         self._progress: Progress | None = None
         self._bar: TaskID | None = None

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from rich.console import Console
 
 from graft import files
 from graft.config import TrackingConfig
+from graft.console import PlainConsole
 from graft.errors import ConfigError, FatalError
 from graft.secrets import resolved
 from graft.tracking.delivery import Delivery, Receiver
@@ -65,7 +65,7 @@ def as_json(sent: Sequence[Sent]) -> list[dict[str, Any]]:
     return [{**asdict(each), "folder": str(each.folder)} for each in sent]
 
 
-def show(sent: Iterable[Sent], console: Console) -> list[Sent]:
+def show(sent: Iterable[Sent], console: PlainConsole) -> list[Sent]:
     """Prints a line for each record as it is sent."""
     done = []
     for each in sent:
