@@ -307,7 +307,8 @@ def _ticket(sweep: SweepStudy, url: str, pruner: dict[str, Any] | None) -> tuple
     assert claimed is not None
     ticket = Ticket(
         sweep=sweep.name, number=claimed.number, attempt=0, directory=tempfile.gettempdir(), context={}, storage=url,
-        study=claimed.study, trial_number=claimed.trial_number, directions=("maximize",), pruner=pruner,
+        study=claimed.study, trial_number=claimed.trial_number, owner=sweep.controller, directions=("maximize",),
+        pruner=pruner,
     )  # fmt: skip
     return ticket, claimed
 

@@ -65,6 +65,14 @@ class FakeSlurm:
         """What preemption does: SIGTERM, and after a while SIGKILL."""
         change(self._folder / "jobs" / f"{job}.json", preempted=True)
 
+    def deaf(self, deaf: bool) -> None:
+        """Whether squeue gets no answer."""
+        (self._folder / "deaf").touch() if deaf else (self._folder / "deaf").unlink()
+
+    def refuse(self, times: int) -> None:
+        """Refuses so many of the next submissions."""
+        (self._folder / "refuse").write_text(str(times))
+
     def cancel(self, job: str) -> None:
         change(self._folder / "jobs" / f"{job}.json", cancelled=True)
 
@@ -117,6 +125,10 @@ def sbatch(folder: Path, script: str) -> None:
         for line in lines
         if line.startswith("#SBATCH --")
     )
+    refused = int((folder / "refuse").read_text()) if (folder / "refuse").exists() else 0
+    if refused:
+        (folder / "refuse").write_text(str(refused - 1))
+        sys.exit("sbatch: error: too many jobs")
     if options.get("partition") == "nowhere":
         sys.exit("sbatch: error: invalid partition specified: nowhere")
     job = folder / f"submission-{os.getpid()}"

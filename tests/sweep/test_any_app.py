@@ -306,3 +306,23 @@ def test_hydras_callbacks_and_environment_reach_the_job(make_app: Callable[[str]
     assert done.status == 0, done.err
     assert app.lines() == ["start 0 yes", "end 11.0", "start 1 yes", "end 12.0"]
     assert [trial.values for trial in app.study().trials] == [[11], [12]]
+
+
+def test_a_last_line_without_an_end_is_shown_with_its_own_job(make_app: Callable[[str], App]) -> None:
+    app = make_app("""
+        import sys
+        import hydra
+
+        @hydra.main(version_base=None)
+        def main(config):
+            sys.stdout.write(f"first of {config.x}\\nloss of {config.x}")
+            sys.stdout.flush()
+            return 0.0
+
+        if __name__ == "__main__":
+            main()
+    """)
+    done = app.run("+x=1,2")
+    assert done.status == 0, done.err
+    lines = [line for line in done.out.splitlines() if line.startswith("#")]
+    assert lines == ["#0 | first of 1", "#0 | loss of 1", "#1 | first of 2", "#1 | loss of 2"]

@@ -7,6 +7,7 @@ import os
 import signal
 import stat
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from tests.sweep.fake_slurm import FakeSlurm
 
 from graft.errors import ConfigError
 from graft.sweep.mailbox import FROM_WORKER, TO_WORKER, Inbox, NotOurs, make_mailbox, post
-from graft.sweep.slurm_cluster import SlurmOptions
+from graft.sweep.slurm_cluster import SlurmOptions, SlurmWorkers
+from graft.sweep.slurm_worker import NoPlace
 
 pytestmark = pytest.mark.usefixtures("_submitit_is_installed")
 
@@ -164,16 +166,17 @@ def test_a_preempted_trial_that_does_not_stop_in_time_is_no_death(
 
 @pytest.mark.parametrize("requeued", [True, False])
 def test_a_lost_node_loses_no_trial(on_slurm: App, slurm: FakeSlurm, requeued: bool) -> None:
-    running = on_slurm.start("x=range(6)", "steps=20", "seconds=0.1", "hydra.launcher.lost_after=2")
-    wait_for(lambda: len(notes(on_slurm, "end")) >= 1)
+    running = on_slurm.start("x=range(4)", "steps=40", "seconds=0.1", "hydra.launcher.lost_after=2")
+    # Both are in the middle of a trial.
+    wait_for(lambda: {0, 1} <= {number for number, _, step, _ in notes(on_slurm, "step") if step > 3})
     slurm.lose_node("101", requeued=requeued)
     out, err = running.communicate(timeout=120)
     assert running.returncode == 0, err
     assert out.count("its process died (node lost)") == 1, out
-    assert [trial.state for trial in on_slurm.study().trials] == [TrialState.COMPLETE] * 6
+    assert [trial.state for trial in on_slurm.study().trials] == [TrialState.COMPLETE] * 4
     assert sum(trial.user_attrs.get("graft.deaths", 0) for trial in on_slurm.study().trials) == 1
-    assert_nothing_lost_or_doubled(on_slurm, 6)
-    assert len(notes(on_slurm, "end")) == 6
+    assert_nothing_lost_or_doubled(on_slurm, 4)
+    assert len(notes(on_slurm, "end")) == 4
 
 
 def test_a_killed_command_leaves_nothing_that_runs_and_is_gone_on_with(on_slurm: App, slurm: FakeSlurm) -> None:
@@ -247,9 +250,59 @@ class FakeSlurmNodes:
 def test_what_slurm_refuses_is_said(on_slurm: App, slurm: FakeSlurm) -> None:
     done = on_slurm.run("x=1,2", "hydra.launcher.partition=nowhere")
     assert done.status == 2, done.err
-    assert "The job cannot be submitted: sbatch: error: invalid partition specified: nowhere" in done.err
+    assert "A job cannot be submitted: sbatch: error: invalid partition specified: nowhere" in done.err
     assert "Traceback" not in done.err
     assert [trial.state for trial in on_slurm.study().trials] == [TrialState.WAITING] * 2
+
+
+def test_what_goes_wrong_with_one_job_is_no_trials_fault_and_no_other_slots(on_slurm: App, slurm: FakeSlurm) -> None:
+    with FakeSlurmNodes(slurm, 1):
+        running = impatient(on_slurm).start("x=range(4)", "steps=80", "seconds=0.1")
+        wait_for(lambda: bool(notes(on_slurm, "step")) and len(slurm.jobs()) == 2)
+        waiting = next(number for number, job in slurm.jobs().items() if job["state"] == "PENDING")
+        # Its slot asks for another place, which it is refused at first.
+        slurm.refuse(1)
+        slurm.cancel(waiting)
+        out, err = running.communicate(timeout=120)
+    assert running.returncode == 0, err
+    assert "A job cannot be submitted: sbatch: error: too many jobs. Another job is submitted in" in out
+    trials = on_slurm.study().trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
+    assert not any(trial.user_attrs.get("graft.attempt", 0) for trial in trials)
+
+
+def test_a_folder_that_takes_no_files_is_no_trials_death(tmp_path: Path) -> None:
+    workers = SlurmWorkers(SlurmOptions(slots=1, folder=str(tmp_path / "gone")))
+    with pytest.raises(NoPlace, match=r"No mailbox can be made in .*gone: No such file"):
+        workers.of(0)
+
+
+def test_nothing_is_started_while_nobody_knows_what_a_killed_command_left(on_slurm: App, slurm: FakeSlurm) -> None:
+    command = ["x=1,2", "steps=60", "seconds=0.1", "password=hidden"]
+    first = on_slurm.start(*command)
+    wait_for(lambda: len({pid for *_, pid in notes(on_slurm, "step")}) == 2)
+    first.kill()
+    first.communicate()
+    slurm.deaf(True)
+    second = on_slurm.start(*command)
+    time.sleep(3)
+    # Jobs of the first may run on other machines, where only Slurm reaches them.
+    assert len(slurm.jobs()) == 2
+    slurm.deaf(False)
+    _, err = second.communicate(timeout=120)
+    assert second.returncode == 0, err
+    assert_nothing_lost_or_doubled(on_slurm, 2)
+    assert not [
+        path for path in on_slurm.folder.rglob("*") if path.name.startswith("mailbox-") or path.suffix == ".pkl"
+    ]
+
+
+def test_keys_that_do_not_exist_are_refused(on_slurm: App) -> None:
+    done = on_slurm.run("x=1", "+hydra.launcher.nodes=2", "+hydra.launcher.timout_min=3")
+    assert done.status == 2, done.err
+    assert "hydra.launcher.nodes does not exist. Allowed: slots," in done.err
+    assert "did you mean timeout_min?" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_a_job_that_was_cancelled_before_it_began_is_said(on_slurm: App, slurm: FakeSlurm) -> None:
@@ -257,9 +310,11 @@ def test_a_job_that_was_cancelled_before_it_began_is_said(on_slurm: App, slurm: 
         running = impatient(on_slurm).start("x=1", "hydra.launcher.slots=1")
         wait_for(lambda: bool(slurm.jobs()))
         slurm.cancel("100")
+        wait_for(lambda: len(slurm.jobs()) == 2)  # once may be an accident
+        slurm.cancel("101")
         _, err = running.communicate(timeout=120)
     assert running.returncode == 2, err
-    assert "Slurm's job 100 left the queue before it began; somebody may have cancelled it." in err
+    assert "Slurm's job 101 left the queue before it began; somebody may have cancelled it." in err
 
 
 def test_a_job_that_cannot_begin_is_said(on_slurm: App, slurm: FakeSlurm) -> None:
@@ -267,7 +322,7 @@ def test_a_job_that_cannot_begin_is_said(on_slurm: App, slurm: FakeSlurm) -> Non
         "x=1", "hydra.launcher.slots=1", "hydra.launcher.setup=['echo no such module >&2; exit 3']"
     )
     assert done.status == 2, done.err
-    assert "Slurm's job 100 ended before it began to work" in done.err
+    assert "Slurm's job 101 ended before it began to work" in done.err
     assert "It last printed: no such module" in done.err
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from graft.console import PlainConsole
 from graft.sweep.jobs import Printed, Reported
 from graft.sweep.observer import SweepEnded
-from graft.sweep.outcome import Outcome, State
+from graft.sweep.outcome import PLACE_TAKEN, Outcome, State
 
 REFRESH_PER_SECOND = 4
 SHOWN_FAILURES = 3
@@ -112,7 +112,8 @@ class Display:
             case State.RETRY:
                 return f"{first_line(outcome.message).rstrip(':')}; starts again"
             case State.INTERRUPTED:
-                return "interrupted, can be resumed"
+                taken = outcome.message == PLACE_TAKEN
+                return f"{PLACE_TAKEN}; it waits again" if taken else "interrupted, can be resumed"
             case State.PRUNED:
                 return "pruned"
 

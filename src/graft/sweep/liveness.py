@@ -10,6 +10,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -26,11 +27,10 @@ CONTROLLER_VARIABLE = "GRAFT_CONTROLLER"
 
 def here(*, left: bool) -> dict[str, Any]:
     """How this process shows itself as a controller; `left` once it has taken leave."""
-    process = psutil.Process()
     return {
         "host": _host(),
-        "pid": process.pid,
-        "started": process.create_time(),
+        "pid": os.getpid(),
+        "started": birth_of(os.getpid()),
         "beat": time.time(),
         "left": left,
     }
@@ -76,11 +76,9 @@ def process_lives(shown: Mapping[str, Any]) -> bool | None:
     if shown["host"] != _host():
         return None
     try:
-        process = psutil.Process(shown["pid"])
         # A number is given to another process in time, and a dead process keeps its own until it is reaped.
-        same = bool(abs(process.create_time() - shown["started"]) < 2)
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        return birth_of(shown["pid"]) == shown["started"] and psutil.Process(shown["pid"]).status() != "zombie"
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
         return False
 
 
@@ -101,6 +99,19 @@ def end_leftover_workers(controller: Mapping[str, Any] | None) -> None:
                 process.wait(10)
         except psutil.Error:
             continue
+
+
+def birth_of(pid: int) -> str:
+    """When a process started, so that it tells it from any other: which boot of the machine, and ticks since then.
+
+    Not the time of day: that is moved when a clock is set, and living controllers would look dead.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:  # no Linux
+        return f"{psutil.Process(pid).create_time():.0f}"
+    # The name of the program, in brackets, may hold anything.
+    return f"{boot} {Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
 
 
 def _host() -> str:

@@ -22,6 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from graft.sweep.liveness import here
+
 TO_WORKER, FROM_WORKER = "to_worker", "from_worker"
 
 SHORTEST_WAIT, LONGEST_WAIT = 0.02, 0.5
@@ -56,9 +58,14 @@ def make_private(folder: Path) -> None:
             )
 
 
+def mailbox_prefix(controller: Mapping[str, Any]) -> str:
+    """What the names of mailboxes begin with that the controller made which showed itself as `controller`."""
+    return f"mailbox-{controller['pid']}-{str(controller['started']).split()[-1]}-"
+
+
 def make_mailbox(folder: Path) -> Path:
     """Makes a mailbox in `folder` that nobody but this user can look into."""
-    box = Path(tempfile.mkdtemp(prefix="mailbox-", dir=folder))
+    box = Path(tempfile.mkdtemp(prefix=mailbox_prefix(here(left=False)), dir=folder))
     for name in (TO_WORKER, FROM_WORKER):
         os.close(os.open(box / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     return box
@@ -112,7 +119,7 @@ class Inbox:
         for line in whole:
             # A line that its writer did not live to finish tells nothing.
             with contextlib.suppress(ValueError):
-                if isinstance(message := json.loads(line or b"null"), dict):
+                if isinstance(message := json.loads(line or b"null"), dict) and "kind" in message:
                     messages.append(message)
         return messages
 

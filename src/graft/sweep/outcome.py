@@ -10,6 +10,9 @@ from enum import StrEnum
 from graft.errors import STATUS_CONFIG
 from graft.sweep.jobs import Answer, Died, Killed, Preempted, Raised, Refused, Returned, TimedOut
 
+PLACE_TAKEN = "its place was taken away"
+"""About a trial that was interrupted while the sweep goes on: by a scheduler, or by an init system."""
+
 
 class State(StrEnum):
     """What becomes of a trial.
@@ -62,8 +65,10 @@ def decide(
         stopping: The sweep is being stopped, so nothing is started again now.
     """
     match answer.ending:
-        case Killed() | Preempted():
+        case Killed():
             return Outcome(State.INTERRUPTED)
+        case Preempted():
+            return Outcome(State.INTERRUPTED, message=PLACE_TAKEN)
         case Refused(message):
             # The trial is not to blame, and waits for a start that can run it.
             return Outcome(State.INTERRUPTED, message=message, fatal=STATUS_CONFIG)
@@ -79,14 +84,14 @@ def decide(
         case Raised(cause, message, _, fatal):
             return Outcome(State.FAILED, cause=cause, message=message, fatal=fatal)
         case Returned(_, _, _) as returned:
-            return _returned(returned, answer.told, objectives)
+            return _returned(returned, answer.told, objectives, "" if stopping else PLACE_TAKEN)
 
 
-def _returned(returned: Returned, told: str | None, objectives: Sequence[str]) -> Outcome:
+def _returned(returned: Returned, told: str | None, objectives: Sequence[str], why_interrupted: str) -> Outcome:
     values, problem = _read(returned, objectives)
     # A job that was told to stop gave no final result, whatever it returned.
     if told == "interrupted":
-        return Outcome(State.INTERRUPTED, values=values)
+        return Outcome(State.INTERRUPTED, values=values, message=why_interrupted)
     if told == "pruned":
         return Outcome(State.PRUNED, values=values)
     if problem is not None:

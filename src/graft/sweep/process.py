@@ -28,6 +28,9 @@ POLL_SECONDS = 0.5
 QUIT_PATIENCE_SECONDS = 5.0
 """How long an idle worker may take to end by itself; threads of a task may hold it up."""
 
+LONGEST_LINE_BYTES = 1 << 16
+"""What is printed without an end of line is passed on in pieces of about this size."""
+
 LAST_LINES = 5
 """Lines of output kept for the message about a worker that died."""
 
@@ -113,7 +116,11 @@ class Process:
         answered = self._connection in ready
         arrived: list[dict[str, Any] | str] = list(self._lines())
         if answered:
-            arrived.append(json.loads(self._connection.recv_bytes()))
+            message = json.loads(self._connection.recv_bytes())
+            if message["kind"] == "answer" and self._partial:
+                # A job's last line may have no end, and must not become the beginning of the next one's first.
+                arrived.append(self._take_partial())
+            arrived.append(message)
         elif (self._pidfd in ready or self._popen.poll() is not None) and not self._connection.poll():
             raise EOFError
         return arrived
@@ -129,6 +136,9 @@ class Process:
                 break
             chunks.append(chunk)
         *whole, self._partial = (self._partial + b"".join(chunks)).split(b"\n")
+        if len(self._partial) > LONGEST_LINE_BYTES:
+            whole.append(self._partial)
+            self._partial = b""
         lines = [line.decode(errors="replace").rstrip("\r") for line in whole]
         self.last_lines.extend(line for line in lines if line.strip())
         return lines
@@ -137,10 +147,14 @@ class Process:
         """What a dead process left in its pipe, an unfinished line included."""
         lines = self._lines()
         if self._partial:
-            lines.append(self._partial.decode(errors="replace"))
-            self.last_lines.append(lines[-1])
-            self._partial = b""
+            lines.append(self._take_partial())
         return lines
+
+    def _take_partial(self) -> str:
+        line, self._partial = self._partial.decode(errors="replace").rstrip("\r"), b""
+        if line.strip():
+            self.last_lines.append(line)
+        return line
 
     def cause_of_death(self) -> str:
         status = self._popen.wait()

@@ -22,10 +22,10 @@ from typing import Any
 
 from graft.errors import ConfigError
 from graft.sweep.liveness import DEAD_AFTER_SECONDS, here, mark_of_controller, process_lives
-from graft.sweep.mailbox import NotOurs, make_mailbox, make_private
-from graft.sweep.process import POLL_SECONDS, Unfit
+from graft.sweep.mailbox import NotOurs, mailbox_prefix, make_mailbox, make_private
+from graft.sweep.process import POLL_SECONDS
 from graft.sweep.slurm_job import BEATS, SlotJob
-from graft.sweep.slurm_worker import Place, SlurmWorker
+from graft.sweep.slurm_worker import NoPlace, Place, SlurmWorker
 from graft.sweep.workers import PoolOptions, not_allowed
 
 COMMENT = "graft "
@@ -36,6 +36,9 @@ LOOK_SECONDS = 10.0
 
 NO_LIMIT = 1_000_000
 """How often submitit may requeue a job that came to its time limit: what counts is how often a trial died."""
+
+TRIES_AT_FIRST, TRIES_LATER = 2, 6
+"""How many jobs in a row may come to nothing where no slot has had a place yet, and where none has one any more."""
 
 LOCAL_WARNING_SECONDS = 30.0
 """What submitit's local jobs have between the warning and their end."""
@@ -113,8 +116,8 @@ class SlurmOptions(PoolOptions):
         found += not_allowed(
             "lost_after",
             self.lost_after,
-            0 < self.lost_after < DEAD_AFTER_SECONDS,
-            f"seconds above 0 and below {DEAD_AFTER_SECONDS:g}",
+            1 <= self.lost_after < DEAD_AFTER_SECONDS,
+            f"seconds from 1 and below {DEAD_AFTER_SECONDS:g}",
         )
         found += not_allowed(
             "setup",
@@ -155,7 +158,9 @@ class SlurmWorkers:
         self._options = options
         self._folder = Path(options.folder).absolute()
         self._queue: SlurmQueue | LocalQueue | None = None
+        self._setup = b""
         self._places: dict[int, Place] = {}
+        self._had_place = False
         self._ended = threading.Event()
 
     @property
@@ -188,13 +193,30 @@ class SlurmWorkers:
         threading.Thread(target=self._beat, name="graft-beat", daemon=True).start()
 
     def start(self, slot: int, setup: bytes) -> SlurmWorker:
+        self._setup = setup
+        return SlurmWorker(self, slot, keeps_place=self._options.job_per == "slot")
+
+    def of(self, slot: int) -> Place:
+        """See `graft.sweep.slurm_worker.Places`."""
         place = self._places.get(slot)
         if place is not None and place.over:
+            del self._places[slot]
             place.end()
             place = None
         if place is None:
-            place = self._places[slot] = self._new_place(setup)
-        return SlurmWorker(place, keeps_place=self._options.job_per == "slot")
+            place = self._places[slot] = self._new_place(self._setup)
+        return place
+
+    def count_place(self) -> None:
+        """See `graft.sweep.slurm_worker.Places`."""
+        self._had_place = True
+
+    def hopeless(self, failures: int) -> bool:
+        """See `graft.sweep.slurm_worker.Places`."""
+        others = [place for place in list(self._places.values()) if not place.over]
+        if not self._had_place:  # more likely a mistake than an accident
+            return failures >= TRIES_AT_FIRST and (not others or failures >= 2 * TRIES_AT_FIRST)
+        return failures >= TRIES_LATER and not any(place.tenancy for place in others)
 
     def close(self) -> None:
         ending = [threading.Thread(target=place.end) for place in self._places.values()]
@@ -209,9 +231,12 @@ class SlurmWorkers:
             self._queue = None
 
     def _new_place(self, setup: bytes) -> Place:
+        try:
+            mailbox = make_mailbox(self._folder)
+        except OSError as error:
+            raise NoPlace(f"No mailbox can be made in {self._folder}: {error.strerror or error}.") from error
         queue, options = self._queue, self._options
         assert queue is not None
-        mailbox = make_mailbox(self._folder)
         job = SlotJob(
             setup,
             mailbox=mailbox,
@@ -221,7 +246,7 @@ class SlurmWorkers:
         )
         try:
             return Place(queue, queue.submit(job), mailbox, lost_after=options.lost_after)
-        except Unfit:
+        except NoPlace:
             shutil.rmtree(mailbox, ignore_errors=True)
             raise
 
@@ -247,7 +272,7 @@ class SubmititQueue:
             try:
                 submitted = self._executor.submit(job)
             except Exception as error:  # of submitit, or of whatever stands behind sbatch
-                raise Unfit(f"The job cannot be submitted: {gist(error)}") from error
+                raise NoPlace(f"A job cannot be submitted: {gist(error)}.") from error
         self._jobs[submitted.job_id] = submitted
         return str(submitted.job_id)
 
@@ -292,18 +317,28 @@ class SlurmQueue(SubmititQueue):
 
     def end_leftovers(self) -> None:
         deadline = time.monotonic() + LEFTOVER_SECONDS
-        cancelled: set[str] = set()
-        while left := [job for job, comment in (_squeue() or {}).items() if _is_leftover(comment)]:
-            for job in left:
+        cancelled: dict[str, dict[str, Any]] = {}
+        while (listed := _squeue()) is None or any(_owner_died(comment) for comment in listed.values()):
+            left = {job: owner for job, comment in (listed or {}).items() if (owner := _owner_died(comment))}
+            for job, owner in left.items():
                 if job not in cancelled:
                     _scancel(job)
-                    cancelled.add(job)
+                    cancelled[job] = owner
             if time.monotonic() > deadline:
                 raise ConfigError(
                     f"Slurm does not end the jobs {', '.join(left)} of a sweep whose command was killed, and their "
                     f"trials may be started again only then. See: squeue --jobs {','.join(left)}"
+                    if left
+                    else "Slurm does not answer squeue, so nobody knows what an earlier command may have left running."
                 )
             time.sleep(POLL_SECONDS)
+        for job, owner in cancelled.items():
+            # What they were told may hold secrets, and nobody reads it any more.
+            folder = Path(owner["folder"])
+            for path in [*folder.glob(f"{job}_submitted.pkl"), *folder.glob(f"{job}_*_result.pkl")]:
+                path.unlink(missing_ok=True)
+            for box in folder.glob(f"{mailbox_prefix(owner)}*"):
+                shutil.rmtree(box, ignore_errors=True)
 
 
 class LocalQueue(SubmititQueue):
@@ -328,16 +363,22 @@ def _make_queue(options: SlurmOptions, folder: Path) -> SlurmQueue | LocalQueue:
     try:
         # submitit, too, keeps in it what a node is to run, as a pickle.
         make_private(folder)
-        executor = submitit.AutoExecutor(folder, cluster=options.cluster, **settings)
-        executor.update_parameters(**options.parameters())
-        if options.cluster == "slurm":
-            comment = COMMENT + json.dumps(here(left=False))
-            executor.update_parameters(slurm_comment=comment)
     except NotOurs as error:
         raise ConfigError(
             f"hydra.launcher.folder={folder}: {error}. Allowed: a folder of yours that nobody else may write to; one "
             "that is not there yet is made so."
         ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"hydra.launcher.folder={folder} cannot be made: {error.strerror}. Allowed: a folder that you may write "
+            "to, on a path that all nodes see."
+        ) from error
+    try:
+        executor = submitit.AutoExecutor(folder, cluster=options.cluster, **settings)
+        executor.update_parameters(**options.parameters())
+        if options.cluster == "slurm":
+            comment = COMMENT + json.dumps({**here(left=False), "folder": str(folder)})
+            executor.update_parameters(slurm_comment=comment)
     except (RuntimeError, ValueError, TypeError, OSError, AssertionError) as error:
         raise ConfigError(
             f"hydra/launcher=graft_slurm cannot be used: {gist(error)}. Allowed: a machine with sbatch and srun, or "
@@ -362,14 +403,15 @@ def _scancel(job: str) -> None:
         subprocess.run(["scancel", job], capture_output=True, timeout=60, check=False)
 
 
-def _is_leftover(comment: str) -> bool:
-    """Whether the job with this comment is of a controller that died on this host."""
+def _owner_died(comment: str) -> dict[str, Any] | None:
+    """The controller of the job with this comment, if it died on this host."""
     if not comment.startswith(COMMENT):
-        return False
+        return None
     try:
-        return process_lives(json.loads(comment.removeprefix(COMMENT))) is False
+        owner = json.loads(comment.removeprefix(COMMENT))
+        return owner if process_lives(owner) is False and isinstance(owner["folder"], str) else None
     except (ValueError, KeyError, TypeError):  # somebody else's
-        return False
+        return None
 
 
 @contextlib.contextmanager

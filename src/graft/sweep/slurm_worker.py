@@ -28,8 +28,15 @@ from graft.sweep.workers import NotYet, PlaceTaken, Withdrawn
 SAY_SECONDS = 10.0
 """How long a worker may wait for its place before the user is told."""
 
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 2.0, 300.0
+"""Before a job is submitted in the place of one that was refused, or ended too early; twice as long each time."""
+
 ANSWER_SECONDS = 15.0
 """How long a node that was told to end something may take to say that it has."""
+
+
+class NoPlace(Exception):
+    """A job could not be submitted, or ended before it began; the text says why."""
 
 
 class Queue(Protocol):
@@ -85,7 +92,7 @@ class Place:
             if message["kind"] == "hello":
                 self.tenancy, self.leaving, self.over = message["of"], False, False
                 self.stays += 1
-            elif message["of"] != self.tenancy:
+            elif message.get("of") != self.tenancy:
                 continue
             self._heard = time.monotonic()
             if message["kind"] == "leaving":
@@ -120,8 +127,8 @@ class Place:
 
         Raises:
             NotYet: It has none, and `better` said True.
-            EOFError: `withdrawn` said True, or a job that had its place before is over.
-            Unfit: It ended before it began.
+            EOFError: `withdrawn` said True.
+            NoPlace: It ended before it began, this time.
         """
         began = time.monotonic()
         told = False
@@ -132,10 +139,8 @@ class Place:
             if better():
                 raise NotYet
             if self.over or not self._queue.holds(self.job):
-                if self.stays:
-                    self.over = True
-                    raise EOFError
-                raise Unfit(self._why_it_never_began())
+                self.over = True
+                raise NoPlace(self._why_it_never_began())
             if not told and time.monotonic() - began > SAY_SECONDS:
                 told = True
                 say(f"waits in Slurm's queue as job {self.job}")
@@ -143,17 +148,16 @@ class Place:
 
     def _why_it_never_began(self) -> str:
         log = self._queue.log(self.job)
+        if self.stays:
+            return f"Slurm's job {self.job} was to be requeued, and was not."
         if not log.exists():
-            return (
-                f"Slurm's job {self.job} left the queue before it began; somebody may have cancelled it. The same "
-                "command goes on."
-            )
+            return f"Slurm's job {self.job} left the queue before it began; somebody may have cancelled it."
         lines = [line for line in _read(log).splitlines() if line.strip()]
         last = f" It last printed: {lines[-1].strip()}" if lines else ""
         return (
-            f"Slurm's job {self.job} ended before it began to work; {log} has what it printed.{last} Each node needs "
-            "this machine's Python, Graft and packages, and this folder, at the same paths. Once that is so, the same "
-            "command goes on."
+            f"Slurm's job {self.job} ended before it began to work; {log} has what it printed.{last} The lines of "
+            "hydra.launcher.setup have to end well, and each node needs this machine's Python, Graft and packages, and "
+            "this folder, at the same paths."
         )
 
     def abandon(self) -> None:
@@ -189,19 +193,35 @@ class Place:
         shutil.rmtree(self._mailbox, ignore_errors=True)
 
 
+class Places(Protocol):
+    """The places of all slots."""
+
+    def of(self, slot: int) -> Place:
+        """The slot's place; asks for one where it has none. Raises NoPlace where none can be asked for."""
+
+    def count_place(self) -> None:
+        """Some slot has its place."""
+
+    def hopeless(self, failures: int) -> bool:
+        """Whether to give up after a slot has failed so often in a row to get a place."""
+
+
 class SlurmWorker:
     """A worker process in a place. See `graft.sweep.workers.Worker`.
 
     Args:
-        place: Of the slot.
+        places: Has the slot's place, or asks for another one.
+        slot: Number of the slot.
         keeps_place: The slot's next worker starts in the same place.
     """
 
-    def __init__(self, place: Place, *, keeps_place: bool) -> None:
-        self._place = place
+    def __init__(self, places: Places, slot: int, *, keeps_place: bool) -> None:
+        self._places = places
+        self._slot = slot
         self._keeps_place = keeps_place
-        self._number = place.processes
-        place.processes += 1
+        self._place: Place
+        self._number = -1
+        self._failures = 0
         # Guards what the controller's thread asks for while the slot's waits for the place.
         self._lock = threading.Lock()
         self._started = False
@@ -209,7 +229,6 @@ class SlurmWorker:
         self._killed_at: float | None = None
         self._death: str | None = None
         self._taken = False
-        self._stay = ""
         self._memory = 0.0
         self.jobs = 0
         self.last_lines: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
@@ -219,25 +238,48 @@ class SlurmWorker:
         if self._started and self._death is None and not self._taken:
             with contextlib.suppress(EOFError, PlaceTaken):
                 self.messages(0)
-        return self._death is None and not self._taken and not self._place.leaving
+        return self._started and self._death is None and not self._taken and not self._place.leaving
 
     def wait_until_ready(self, say: Callable[[str], None], better: Callable[[], bool]) -> None:
         try:
-            self._place.wait_until_there(say, better, lambda: self._withdrawn)
+            self._wait_for_place(say, better)
             with self._lock:
                 if self._withdrawn:
                     raise EOFError
-                assert self._place.tenancy is not None
-                self._stay = self._place.tenancy
+                self._number = self._place.processes
+                self._place.processes += 1
                 self._started = True
                 self._post("start")
             wait_for_greeting(self.messages)
         except EOFError:
             if self._withdrawn:
                 raise Withdrawn from None
-            if not self._started:  # a job that was to be requeued, and was not
-                raise PlaceTaken from None
             raise
+
+    def _wait_for_place(self, say: Callable[[str], None], better: Callable[[], bool]) -> None:
+        """Until the slot has a place. What keeps it from one may pass: others have theirs, and go on."""
+        while True:
+            try:
+                self._place = self._places.of(self._slot)
+                self._place.wait_until_there(say, better, lambda: self._withdrawn)
+                self._places.count_place()
+                return
+            except NoPlace as error:
+                self._failures += 1
+                if self._places.hopeless(self._failures):
+                    raise Unfit(f"{error} Once that is mended, the same command goes on.") from error
+                pause = min(FIRST_PAUSE_SECONDS * 2 ** (self._failures - 1), LONGEST_PAUSE_SECONDS)
+                say(f"{error} Another job is submitted in {pause:g} s.")
+                self._sleep(pause, better)
+
+    def _sleep(self, seconds: float, better: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self._withdrawn:
+                raise EOFError
+            if better():
+                raise NotYet
+            time.sleep(POLL_SECONDS)
 
     def send_job(self, job: Job) -> None:
         self.jobs += 1
@@ -310,12 +352,14 @@ class SlurmWorker:
             self._post("kill")
 
     def quit(self) -> None:
+        if not self._started:
+            return  # its place is the slot's
         if not self._keeps_place:
             # A job that is requeued is for the slot's next trial.
             if self._place.over or not self._place.leaving:
                 self._place.end()
             return
-        if not self._started or not self.alive:
+        if not self.alive:
             return
         self._post("quit")
         deadline = time.monotonic() + QUIT_PATIENCE_SECONDS + ANSWER_SECONDS

@@ -347,6 +347,9 @@ class SweepStudy:
         """
         recorded = self._under_lock(partial(self._finish, claimed, outcome, unstored))
         self.drop(claimed)
+        if recorded and outcome.state == State.INTERRUPTED:
+            # Before those that have not begun, or a sweep whose places are taken away has many half done.
+            heapq.heappush(self._waiting, claimed.number)
         return recorded
 
     def told(self, claimed: Claimed) -> str | None:

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, Self
 
 from graft.errors import ConfigError
+from graft.suggestions import did_you_mean
 from graft.sweep.jobs import Job
 
 
@@ -42,6 +43,23 @@ class PoolOptions:
     recycle_after_trials: int | None = None
     recycle_above_gib: float | None = None
     show_output: bool = True
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """From the settings under `hydra.launcher`.
+
+        Raises:
+            ConfigError: A key does not exist, or a value is not allowed.
+        """
+        known = [field.name for field in fields(cls)]
+        if unknown := [key for key in given if key not in known]:
+            raise ConfigError(
+                [
+                    f"hydra.launcher.{key} does not exist. Allowed: {', '.join(known)}{did_you_mean(key, known)}"
+                    for key in unknown
+                ]
+            )
+        return cls(**given)
 
     def __post_init__(self) -> None:
         if problems := self.problems():

@@ -44,7 +44,7 @@ class GraftLauncher(Launcher):
         from graft.sweep.local import LocalOptions, LocalWorkers
         from graft.sweep.slots import WorkerPool
 
-        options = LocalOptions(**self.given)
+        options = LocalOptions.of(_plain(self.given))
         return WorkerPool(options, LocalWorkers(options))
 
     @property
@@ -78,7 +78,7 @@ class GraftRayLauncher(GraftLauncher):
         from graft.sweep.ray_cluster import RayOptions, RayWorkers
         from graft.sweep.slots import WorkerPool
 
-        options = RayOptions(**_plain(self.given))
+        options = RayOptions.of(_plain(self.given))
         return WorkerPool(options, RayWorkers(options))
 
 
@@ -89,7 +89,7 @@ class GraftSlurmLauncher(GraftLauncher):
         from graft.sweep.slots import WorkerPool
         from graft.sweep.slurm_cluster import SlurmOptions, SlurmWorkers
 
-        options = SlurmOptions(**_plain(self.given))
+        options = SlurmOptions.of(_plain(self.given))
         return WorkerPool(options, SlurmWorkers(options))
 
 
