@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import time
@@ -12,6 +13,8 @@ from typing import Any
 from filelock import FileLock
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
+
+from graft import disk
 
 SYNC_SECONDS = 1.0
 """A process forces what it wrote to the disk at most so often."""
@@ -37,6 +40,12 @@ class KernelLock(BaseJournalFileLock):
         self._lock.release()
 
 
+def _write_all(file: io.FileIO, content: bytes) -> None:
+    """A disk that is filling up takes a part, and says that it is full when it is handed the rest."""
+    while content:
+        content = content[file.write(content) or 0 :]
+
+
 class Journal(JournalFileBackend):
     """A journal in the file `path`, in Optuna's own format.
 
@@ -53,14 +62,24 @@ class Journal(JournalFileBackend):
         self._drop_torn_line()
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Appends one line for each of `logs`, in one write."""
+        """Appends one line for each of `logs`, in one write.
+
+        Raises:
+            Unwritable: if the disk is full; nothing of it is there then.
+        """
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with self._locked(), open(self._path, "ab") as file:
-            file.write(lines.encode())
-            file.flush()
-            if time.monotonic() - self._synced > SYNC_SECONDS:
-                os.fsync(file.fileno())
-                self._synced = time.monotonic()
+        # Unbuffered: what a full disk did not take must not be written later, when the file is closed.
+        with disk.told(self._path), self._locked(), open(self._path, "ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                _write_all(file, lines.encode())
+                if time.monotonic() - self._synced > SYNC_SECONDS:
+                    os.fsync(file.fileno())
+                    self._synced = time.monotonic()
+            except OSError:
+                # What others append must not be appended to half a line.
+                file.truncate(before)
+                raise
 
     def _drop_torn_line(self) -> None:
         """Drops what a power cut left of a line: the next one would be appended to it, and both be lost."""
