@@ -17,7 +17,8 @@ PYTHON311 = $(shell for python in $(PYTHON) python3.11; do \
 HOME_DIR := $(or $(GRAFT_HOME),$(CURDIR))
 JOURNAL := $(HOME_DIR)/mlruns/optuna.journal
 
-.PHONY: help setup sweep train test lint audit format bench bench-full ui dashboard tensorboard compare report rerun doctor
+.PHONY: help setup sweep train test chaos lint audit format bench bench-full ui dashboard tensorboard compare report rerun
+.PHONY: doctor
 .PHONY: experiment clean cluster-up cluster-down
 
 help: ## Show this list
@@ -92,6 +93,9 @@ test: setup lint ## Lint, types, import rules and the whole test suite
 	@if test -n "$(PYTHON311)"; then $(MAKE) --no-print-directory $(ESTIMATOR)/.installed; \
 	  else echo "There is no Python 3.11 here: the tests of loop=estimator skip"; fi
 	$(IN_VENV) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+chaos: setup ## Hundreds of faults at random moments, some 20 minutes, and a table of them; SEED= repeats a run
+	@$(IN_VENV) python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: setup ## Style, types and import rules
 	$(IN_VENV) ruff check .

@@ -66,13 +66,16 @@ class Blow:
             nonlocal calls
             calls += 1
             if calls == self.call and not self.after:
-                os.kill(os.getpid(), self.signal)
+                self.strike()
             result = original(*arguments, **options)
             if calls == self.call and self.after:
-                os.kill(os.getpid(), self.signal)
+                self.strike()
             return result
 
         setattr(owner, name, struck)
+
+    def strike(self) -> None:
+        os.kill(os.getpid(), self.signal)
 
 
 class Training:
@@ -89,6 +92,10 @@ class Training:
 
     def kill(self) -> None:
         self._process.kill()
+
+    def terminate(self) -> None:
+        """Asks it to end, as a scheduler does."""
+        self._process.terminate()
 
     def running(self) -> bool:
         return self._process.is_alive()

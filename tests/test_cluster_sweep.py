@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -88,13 +87,13 @@ def test_nodes_that_are_lost_lose_no_trial_in_postgresql_and_mlflow(open_home: P
     assert out.count("its process died (node lost)") == losses, out
     assert sorted(int(run.data.tags["graft.trial"]) for run in runs) == list(range(trials))
     assert {run.info.status for run in runs} == {"FINISHED"}
-    attempts = Counter(run.data.tags["graft.attempt"] for run in runs)
-    assert attempts == {"0": trials - losses, "1": losses}
-    assert all([step for step, _ in history] == list(range(EPOCHS)) for history in histories.values())
-    resumed = [histories[run.data.tags["graft.trial"]] for run in runs if run.data.tags["graft.attempt"] == "1"]
-    # From a checkpoint: what was trained before the node was lost was not trained again.
-    for history, moment in zip(sorted(resumed, key=lambda history: history[0][1]), lost_at, strict=True):
-        assert history[0][1] < moment < history[-1][1]
+    again = {run.data.tags["graft.trial"]: int(run.data.tags["graft.attempt"]) for run in runs}
+    assert sum(again.values()) == losses
+    for trial, history in histories.items():
+        assert [epoch for epoch, _ in history] == list(range(EPOCHS))
+        # From a checkpoint: what was trained before a node was lost was not trained again.
+        met = sum(history[0][1] < moment < history[-1][1] for moment in lost_at)
+        assert met >= again[trial]
     assert compared.returncode == 0, compared.stderr
     assert f"{trials}" in compared.stdout
 

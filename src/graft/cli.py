@@ -18,6 +18,7 @@ from graft.cache import manage, sizes, tables
 from graft.cluster import servers
 from graft.config import TrackingConfig
 from graft.console import PlainConsole
+from graft.disk import unwritable_of
 from graft.errors import STATUS_DIVERGED_RERUN, STATUS_FAILED, STATUS_INTERRUPTED, ConfigError, GraftError
 from graft.printable import printable
 
@@ -413,6 +414,11 @@ def main() -> None:
     except GraftError as error:
         print(printable(str(error)), file=sys.stderr)
         raise SystemExit(error.status) from None
+    except OSError as error:
+        if (unwritable := unwritable_of(error)) is None:
+            raise
+        print(unwritable, file=sys.stderr)
+        raise SystemExit(unwritable.status) from None
     except KeyboardInterrupt:
         print("Interrupted", file=sys.stderr)
         raise SystemExit(STATUS_INTERRUPTED) from None

@@ -24,6 +24,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from graft.disk import unwritable_of
 from graft.errors import STATUS_CONFIG, STATUS_INTERRUPTED, GraftError
 from graft.printable import printable
 from graft.suggestions import did_you_mean, nearest
@@ -40,7 +41,11 @@ def exit_statuses(config_dir: Path) -> Iterator[None]:
         yield
     except GraftError as error:
         _stop(error.status, str(error))
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+        if (unwritable := unwritable_of(error)) is not None:  # such as by Hydra, which makes the run's folder
+            _stop(unwritable.status, str(unwritable))
+        if isinstance(error, OSError) and not isinstance(error, HydraException):  # some of Hydra's are both
+            raise
         if isinstance(error, ValueError) and not _raised_by_hydra(error):
             raise  # a mistake of ours, which its traceback explains best
         _stop(STATUS_CONFIG, "\n".join(_composition_problems(error, sys.argv[1:], config_dir)))

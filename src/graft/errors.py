@@ -38,6 +38,13 @@ class FatalError(GraftError):
     """Going on makes no sense: stop the command with `status`."""
 
 
+class Unwritable(FatalError):
+    """A disk is full, or read-only: no run is to blame, and once there is room it goes on where it was.
+
+    Make one with `graft.disk`.
+    """
+
+
 class ConfigError(FatalError):
     """The configuration, or the data it names, is wrong; nothing was started.
 

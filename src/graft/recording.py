@@ -15,6 +15,7 @@ import yaml
 
 from graft import files, provenance, runtime
 from graft.config import Config
+from graft.disk import SAME_COMMAND, unwritable_of
 from graft.errors import FailedTrial, Interrupted
 from graft.interruption import undisturbed
 from graft.preparation import Prepared
@@ -90,6 +91,9 @@ def recorded(
             if not occasion.if_interrupted:
                 raise
             raise Interrupted(f"Interrupted. {occasion.if_interrupted}") from None
+        if (unwritable := unwritable_of(error, directory, occasion.if_interrupted or SAME_COMMAND)) is not None:
+            _close_interrupted(recorder)  # the run is not to blame, and goes on once there is room
+            raise unwritable from error
         if recorder is not None:
             recorder.close("failed", error.cause if isinstance(error, FailedTrial) else type(error).__name__)
         raise

@@ -20,7 +20,7 @@ import filelock
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from graft import attempts, files, trial
+from graft import attempts, disk, files, trial
 from graft.again import rerun_command
 from graft.config import Config, from_hydra
 from graft.errors import ConfigError, FailedTrial
@@ -52,7 +52,7 @@ def train(composed: DictConfig) -> float | dict[str, float]:
     """
     secrets = Secrets.of(composed)
     secrets.watch()
-    with secrets.out_of_errors():
+    with secrets.out_of_errors(), disk.told(HydraConfig.get().runtime.output_dir):
         if trial.current():
             return _train(composed, secrets, _trial_stop_reason)
         with Interruption() as interruption:

@@ -60,6 +60,11 @@ def test_a_cut_off_database_is_a_problem(doctor: Doctor, database: Path) -> None
     assert doctor().problems == ["mlflow"]
 
 
+def test_a_database_that_lacks_the_end_of_its_last_page_is_a_problem(doctor: Doctor, database: Path) -> None:
+    os.truncate(database, database.stat().st_size - 1)
+    assert "its end is missing" in doctor().only("mlflow").text
+
+
 def test_a_folder_in_the_place_of_the_database_is_a_problem_and_goes_aside(
     doctor: Doctor, home: Path, follow: Follow
 ) -> None:

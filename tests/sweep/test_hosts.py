@@ -179,6 +179,15 @@ def test_a_controller_that_was_suspended_leaves_its_trials_to_who_took_them_over
     assert Counter(number for number, *_ in notes(quick, "end")) == dict.fromkeys(range(4), 1)
 
 
+def test_a_process_lives_whatever_is_done_to_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = liveness.here(left=False)
+    told = psutil.Process.create_time
+    # The system tells when it was started by its clock, too, as soon as that is set.
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: told(self) + 3600)
+    assert liveness.process_lives(shown)
+    assert not liveness.process_lives({**shown, "started": shown["started"] - 1})
+
+
 def test_a_silent_controller_is_dead_when_nothing_changed_for_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(liveness.time, "monotonic", lambda: now)

@@ -30,6 +30,7 @@ def outcome(ending: Ending, *, told: str | None = None, deaths: int = 0, stoppin
         (Returned({"loss": 1.0}), None, 0, False, State.FAILED, "no_value"),
         (Returned({"loss": 1.0, "accuracy": 0.5}), None, 0, False, State.COMPLETE, None),
         (Raised("ValueError", "no"), None, 0, False, State.FAILED, "ValueError"),
+        (Raised("Unwritable", "full", fatal=1, blameless=True), None, 0, False, State.INTERRUPTED, "Unwritable"),
         (Raised("diverged", "no"), "pruned", 0, False, State.FAILED, "diverged"),
         (Died("SIGKILL"), None, 0, False, State.RETRY, "SIGKILL"),
         (Died("SIGKILL"), None, 1, False, State.RETRY, "SIGKILL"),

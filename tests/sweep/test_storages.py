@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
 import pytest
-from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from tests.sweep.apps import App
 
+from graft.errors import ConfigError, Unwritable
+from graft.sweep import journal
 from graft.sweep.storage import open_storage, resolve_storage
 
 APP = """
@@ -104,6 +111,63 @@ def test_a_line_that_a_power_cut_tore_is_dropped(tmp_path: Path) -> None:
     assert path.read_bytes().startswith(whole + b"{")
     open_storage.cache_clear()
     assert len(optuna.load_study(study_name="s", storage=open_storage(str(path))).trials) == 3
+
+
+def test_what_a_full_disk_took_of_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "study.journal"
+    study = optuna.create_study(study_name="s", storage=open_storage(str(path)))
+    study.optimize(lambda trial: 1.0, n_trials=1)
+    whole = path.read_bytes()
+
+    def take_half(file: io.FileIO, content: bytes) -> None:
+        file.write(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(journal, "_write_all", take_half)
+        with pytest.raises(Unwritable, match=f"{path}: No space left on device. Please make room"):
+            study.set_user_attr("a", 1)
+    assert path.read_bytes() == whole
+    study.set_user_attr("a", 2)
+    open_storage.cache_clear()
+    assert optuna.load_study(study_name="s", storage=open_storage(str(path))).user_attrs == {"a": 2}
+
+
+@pytest.mark.parametrize("missing", [1, 5000])
+def test_an_sqlite_file_that_lacks_its_end_is_refused(tmp_path: Path, missing: int) -> None:
+    path = tmp_path / "study.db"
+    opened = open_storage(f"sqlite:///{path}")
+    assert isinstance(opened, RDBStorage)
+    optuna.create_study(study_name="s", storage=opened)
+    opened.remove_session()
+    opened.engine.dispose()
+    open_storage.cache_clear()
+    os.truncate(path, path.stat().st_size - missing)
+    with pytest.raises(ConfigError, match=f"{path} is damaged: its end is missing|malformed"):
+        open_storage(f"sqlite:///{path}")
+
+
+def test_many_may_open_a_new_sqlite_file_at_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    at_once = threading.Barrier(8)
+
+    def open_it(_: int) -> BaseStorage:
+        at_once.wait()
+        return open_storage.__wrapped__(url)  # each its own, as in processes of their own
+
+    with ThreadPoolExecutor(8) as pool:
+        for opened in pool.map(open_it, range(8)):
+            assert isinstance(opened, RDBStorage)
+            opened.remove_session()
+            opened.engine.dispose()
+
+
+def test_a_journal_that_is_damaged_is_refused_and_not_changed(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    path.write_text('{"op_code":\n{"op_code":4}\n')
+    with pytest.raises(ConfigError, match=f"hydra.sweeper.storage={path} cannot be opened"):
+        open_storage(str(path))
+    assert path.read_text() == '{"op_code":\n{"op_code":4}\n'
 
 
 def test_optuna_itself_reads_the_journal(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from graft import paths
 from graft.cache.sizes import size_in_words
 from graft.doctor.report import Check, listed
+from graft.sqlite_file import is_cut_off
 from graft.tracking import local_record, sqlite_record
 
 UNFINISHED = ("SQLITE_READONLY_ROLLBACK", "SQLITE_READONLY_RECOVERY", "SQLITE_READONLY_CANTINIT", "SQLITE_CANTOPEN")
@@ -29,6 +30,8 @@ def check_database(file: Path) -> tuple[Check, bool]:
             said = [str(row[0]) for row in opened.execute("PRAGMA quick_check(5)")]
             if said != ["ok"]:
                 return _damaged(file, "; ".join(said)), False
+            if is_cut_off(file):
+                return _damaged(file, "its end is missing"), False
             tables = {row[0] for row in opened.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if not tables:
                 return Check("mlflow", "ok", f"{file} is empty; the first run fills it"), False

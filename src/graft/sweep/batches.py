@@ -98,7 +98,7 @@ def _job_return(job: Job, answer: Answer) -> JobReturn:
     match answer.ending:
         case Returned(_, plain, _):
             returned.status, returned.return_value = JobStatus.COMPLETED, plain
-        case Raised(cause, message, traceback, _):
+        case Raised(cause, message, traceback, _, _):
             returned.status = JobStatus.FAILED
             returned.return_value = FailedTrial(f"{cause}: {message}\n{traceback}".strip(), cause=cause)
         case Died(cause, last_output):

@@ -19,7 +19,8 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from graft.errors import STATUS_INTERRUPTED, ConfigError, FatalError, GraftError, SweepFailed
+from graft import disk
+from graft.errors import STATUS_INTERRUPTED, ConfigError, FatalError, GraftError, SweepFailed, Unwritable
 from graft.sweep.checks import check_cells
 from graft.sweep.compose import Composer, hydra_config_set, job_directory
 from graft.sweep.display import Display, make_display, summary
@@ -87,14 +88,15 @@ def run_sweep(
     try:
         # Before there is a study: this refuses a task that cannot be sent to a worker.
         launcher.open(hydra_context=hydra_context, task_function=task_function, config=config, listener=events.put)
-        study = open_sweep(
-            storage=storage,
-            job_name=str(config.hydra.job.name),
-            space=space,
-            options=options,
-            identity=identity,
-            directory=_sweep_directory(config),
-        )
+        with disk.told(file_of(storage) or storage):
+            study = open_sweep(
+                storage=storage,
+                job_name=str(config.hydra.job.name),
+                space=space,
+                options=options,
+                identity=identity,
+                directory=_sweep_directory(config),
+            )
         controller = Controller(
             study=study,
             space=space,
@@ -159,9 +161,10 @@ class Controller:
             self._display.open()
             self._be_patient(requests)
             try:
-                self._loop(requests)
-                finished, records = self._study.finish_if_done(), self._study.records()
-            except (DatabaseFailed, Interrupted):
+                with disk.told(file_of(self._storage) or self._study.directory):
+                    self._loop(requests)
+                    finished, records = self._study.finish_if_done(), self._study.records()
+            except (DatabaseFailed, Interrupted, Unwritable):
                 # What runs and what could not be recorded is taken up from its checkpoints.
                 self._display.say(f"To go on:\n  {_command()}")
                 raise
@@ -440,11 +443,13 @@ class Controller:
         )
         try:
             self._observer.trial_ended(event)
-        except Exception:
+        except Exception as error:
             # Records kept elsewhere must not cost a night of training; once is enough to know.
             if not self._observer_failed:
                 self._observer_failed = True
-                log.exception("The observer failed at trial %d; the sweep goes on", claimed.number)
+                unwritable = disk.unwritable_of(error)
+                text = "The observer failed at trial %d; the sweep goes on: %s"
+                log.error(text, claimed.number, unwritable or error, exc_info=unwritable is None)
 
     def _show_events(self) -> None:
         while True:

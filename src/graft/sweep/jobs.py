@@ -61,12 +61,14 @@ class Raised:
         message: The exception's text.
         traceback: As Python prints it.
         fatal: Status that a `FatalError` asks the command to exit with; None for all others.
+        blameless: The trial is not to blame, and can go on from where it was: a disk is full.
     """
 
     cause: str
     message: str
     traceback: str = ""
     fatal: int | None = None
+    blameless: bool = False
 
 
 @dataclass(frozen=True)

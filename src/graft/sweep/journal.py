@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import time
@@ -12,6 +13,8 @@ from typing import Any
 
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
+
+from graft import disk
 
 SYNC_SECONDS = 1.0
 """A process forces what it wrote to the disk at most so often."""
@@ -45,6 +48,12 @@ class KernelLock(BaseJournalFileLock):
         os.close(self._descriptor)
 
 
+def _write_all(file: io.FileIO, content: bytes) -> None:
+    """A disk that is filling up takes a part, and says that it is full when it is handed the rest."""
+    while content:
+        content = content[file.write(content) or 0 :]
+
+
 class Journal(JournalFileBackend):
     """A journal in the file `path`, in Optuna's own format.
 
@@ -61,12 +70,22 @@ class Journal(JournalFileBackend):
         self._drop_torn_line()
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Appends one line for each of `logs`, in one write."""
+        """Appends one line for each of `logs`, in one write.
+
+        Raises:
+            Unwritable: if the disk is full; nothing of it is there then.
+        """
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with open(self._path, "ab") as file:
+        # Unbuffered: what a full disk did not take must not be written later, when the file is closed.
+        with disk.told(self._path), open(self._path, "ab", buffering=0) as file:
             with self._locked():
-                file.write(lines.encode())
-                file.flush()
+                before = file.seek(0, os.SEEK_END)
+                try:
+                    _write_all(file, lines.encode())
+                except OSError:
+                    # What others append must not be appended to half a line.
+                    file.truncate(before)
+                    raise
             # Without the lock: the others need not wait for the disk.
             if time.monotonic() - self._synced > SYNC_SECONDS:
                 os.fsync(file.fileno())

@@ -81,7 +81,9 @@ def decide(
                 return Outcome(State.FAILED, cause=cause, message=message + times if not last_output else message)
             # A trial that died while the sweep stops has its retry when the sweep goes on.
             return Outcome(State.INTERRUPTED if stopping else State.RETRY, cause=cause, message=message)
-        case Raised(cause, message, _, fatal):
+        case Raised(cause, message, _, fatal, blameless):
+            if blameless:
+                return Outcome(State.INTERRUPTED, cause=cause, message=message, fatal=fatal)
             return Outcome(State.FAILED, cause=cause, message=message, fatal=fatal)
         case Returned(_, _, _) as returned:
             return _returned(returned, answer.told, objectives, "" if stopping else PLACE_TAKEN)

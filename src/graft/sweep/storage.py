@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -10,7 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from filelock import FileLock
 
+from graft import disk
 from graft.errors import ConfigError, FatalError
+from graft.sqlite_file import is_cut_off
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -72,7 +76,8 @@ def open_storage(storage: str, reach_seconds: int = REACH_SECONDS) -> BaseStorag
         reach_seconds: How long a database server that cannot be reached may keep its caller waiting.
 
     Raises:
-        ConfigError: The database cannot be reached, or its driver is not installed.
+        ConfigError: The database cannot be reached, its driver is not installed, or a file is damaged.
+        Unwritable: A file cannot be written.
     """
     import optuna
     from optuna.storages import JournalStorage, RDBStorage
@@ -81,16 +86,24 @@ def open_storage(storage: str, reach_seconds: int = REACH_SECONDS) -> BaseStorag
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = file_of(storage)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    if "://" not in storage:
-        return JournalStorage(Journal(storage))
     try:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if "://" not in storage:
+            return JournalStorage(Journal(storage))
         if is_sqlite(storage):
+            if path is not None:
+                path.touch()  # a disk that is read-only or full says so, in place of SQLite's words
+            if path is not None and is_cut_off(path):
+                raise sqlite3.DatabaseError(f"{path} is damaged: its end is missing")
             connect_args = {"timeout": SQLITE_PATIENCE_SECONDS}
-            return RDBStorage(storage, engine_kwargs={"connect_args": connect_args, "pool_pre_ping": True})
+            # Commands that start at the same time on a new file would all create its tables, and all but one fail.
+            with contextlib.nullcontext() if path is None else FileLock(f"{path}.opening.lock"):
+                return RDBStorage(storage, engine_kwargs={"connect_args": connect_args, "pool_pre_ping": True})
         return _open_server(storage, reach_seconds)
     except Exception as error:
+        if (unwritable := disk.unwritable_of(error, path)) is not None:
+            raise unwritable from error
         raise ConfigError(
             f"hydra.sweeper.storage={_without_password(storage)} cannot be opened: {error}. Allowed: null, "
             "the path of a journal file, sqlite:///FILE, postgresql+psycopg://USER@HOST/DATABASE."
@@ -142,6 +155,8 @@ class ControllerLock:
 
 
 def _without_password(url: str) -> str:
+    if "://" not in url:
+        return url
     from sqlalchemy.engine import make_url
 
     try:

@@ -18,7 +18,6 @@ The attributes of the sweep's study: `graft.identity` (what it may be resumed wi
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import heapq
 import time
@@ -43,6 +42,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from graft.disk import unwritable_of
 from graft.errors import ConfigError
 from graft.sweep import liveness
 from graft.sweep.identity import Identity
@@ -259,8 +259,11 @@ class SweepStudy:
         # Without a database to tell, others find out by its process, or by its silence.
         if getattr(self._opened, "silent", False):
             return
-        with contextlib.suppress(DatabaseFailed):
+        try:
             self._beat(left=True)
+        except Exception as error:
+            if not isinstance(error, DatabaseFailed) and unwritable_of(error) is None:
+                raise
 
     def _beat(self, *, left: bool) -> None:
         self._root.set_user_attr(CONTROLLER + self.controller, here(left=left))

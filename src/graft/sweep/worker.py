@@ -26,6 +26,7 @@ import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -134,17 +135,19 @@ class Worker:
     def _run_task(self, config: Any) -> dict[str, Any]:
         from hydra.core.utils import JobStatus, run_job
 
+        from graft.disk import quiet_logs
         from graft.errors import GraftError
 
         answer: dict[str, Any] = {}
         try:
-            job = run_job(
-                task_function=self._task,
-                config=config,
-                job_dir_key="hydra.sweep.dir",
-                job_subdir_key="hydra.sweep.subdir",
-                hydra_context=self._hydra_context,
-            )
+            with quiet_logs():
+                job = run_job(
+                    task_function=self._task,
+                    config=config,
+                    job_dir_key="hydra.sweep.dir",
+                    job_subdir_key="hydra.sweep.subdir",
+                    hydra_context=self._hydra_context,
+                )
             answer = {"task_name": job.task_name, "working_dir": job.working_dir}
             if job.status == JobStatus.COMPLETED:
                 answer["returned"] = describe_value(job._return_value)
@@ -152,11 +155,13 @@ class Worker:
                 raise job._return_value
         except BaseException as error:
             # SystemExit and KeyboardInterrupt pass run_job; they end this job, not this worker.
-            answer["raised"] = describe_error(error)
+            answer["raised"] = describe_error(error, None if self._session is None else self._session.trial.directory)
             # run_job has set the job's logging up, so this lands in the job's own log file.
             # An error of ours is raised on purpose, and its text says all that a user needs.
-            told = str(error) if isinstance(error, GraftError) else answer["raised"]["traceback"].rstrip()
-            logging.getLogger(__name__).error("The task failed\n%s", told)
+            own = isinstance(error, GraftError) or answer["raised"]["blameless"]
+            told = answer["raised"]["message"] if own else answer["raised"]["traceback"].rstrip()
+            with quiet_logs():
+                logging.getLogger(__name__).error("The task failed\n%s", told)
         answer["told"] = None if self._session is None else self._session.told
         answer["unstored"] = [] if self._session is None else self._session.reporter.unstored()
         return answer
@@ -205,15 +210,25 @@ def _number(value: Any) -> float | None:
     return None
 
 
-def describe_error(error: BaseException) -> dict[str, Any]:
-    """An exception as plain data. A class that repeats the name of its cause needs no text."""
+def describe_error(error: BaseException, place: Path | None = None) -> dict[str, Any]:
+    """An exception as plain data. A class that repeats the name of its cause needs no text.
+
+    Args:
+        error: What was raised.
+        place: Where the job writes, as far as is known.
+    """
+    from graft.disk import unwritable_of
     from graft.errors import FailedTrial, FatalError
 
+    # All other trials would fail by it, too.
+    unwritable = unwritable_of(error, place)
+    error = unwritable or error
     return {
         "cause": error.cause if isinstance(error, FailedTrial) else type(error).__name__,
         "message": str(error) or repr(error),
         "traceback": "".join(traceback.format_exception(error)),
         "fatal": error.status if isinstance(error, FatalError) else None,
+        "blameless": unwritable is not None,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from graft.config import TrackingConfig
 from graft.errors import FatalError
 from graft.interruption import undisturbed
 from graft.paths import records
+from graft.sqlite_file import is_cut_off
 from graft.tracking.tagged_run import NoSuchExperiment
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nobody asked for it, and it needs a network
@@ -158,6 +160,8 @@ def open_store(tracking: TrackingConfig, *, create: bool = True) -> Store:
     with _told_as_fatal(tracking):
         if file is None:
             return _opened(tracking, create)
+        if is_cut_off(file):
+            raise sqlite3.DatabaseError("it is damaged, its end is missing; graft doctor says what helps")
         file.parent.mkdir(parents=True, exist_ok=True)
         records().mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(file.with_name(file.name + ".lock")):
@@ -189,7 +193,7 @@ def look_into(tracking: TrackingConfig) -> Iterator[Store]:
 def _told_as_fatal(tracking: TrackingConfig) -> Iterator[None]:
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.DatabaseError, OSError) as error:
         raise FatalError(f"tracking.uri={tracking.uri}: MLflow cannot use it: {reason_of(error)}") from error
 
 

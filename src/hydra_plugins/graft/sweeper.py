@@ -32,6 +32,7 @@ class GraftSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
+        from graft import disk
         from graft.errors import GraftError
         from graft.sweep.batches import BatchLauncher
         from graft.sweep.controller import run_sweep
@@ -45,13 +46,14 @@ class GraftSweeper(Sweeper):
         if not ours:
             launcher = BatchLauncher(launcher, self.given["n_jobs"])
         try:
-            return run_sweep(
-                hydra_context=self.hydra_context,
-                task_function=self.task_function,
-                config=self.config,
-                launcher=launcher,
-                given=self.given,
-                arguments=arguments,
-            )
+            with disk.told(str(self.config.hydra.sweep.dir)):
+                return run_sweep(
+                    hydra_context=self.hydra_context,
+                    task_function=self.task_function,
+                    config=self.config,
+                    launcher=launcher,
+                    given=self.given,
+                    arguments=arguments,
+                )
         except GraftError as error:
             exit_with(error)
