@@ -94,7 +94,7 @@ test: setup lint ## Lint, types, import rules and the whole test suite
 	  else echo "There is no Python 3.11 here: the tests of loop=estimator skip"; fi
 	$(IN_VENV) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-chaos: setup ## Hundreds of faults at random moments, some 20 minutes, and a table of them; SEED= repeats a run
+chaos: setup ## Hundreds of faults at random moments, half an hour, and a table of them; SEED= repeats a run
 	@$(IN_VENV) python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: setup ## Style, types and import rules

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.chaos.training import Whole, curve_of, small
+from tests.chaos.training import Curve, curve_of, small
 from tests.loop.conftest import shared_home  # noqa: F401
 from tests.processes import Training
 from tests.sweep.conftest import app, make_app, postgres, steps  # noqa: F401
@@ -17,13 +16,12 @@ from tests.tracking.conftest import migrated, server, server_process  # noqa: F4
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: Path) -> Whole:
-    """A run that nothing happened to."""
+def whole(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: Path) -> Curve:
+    """What a run records that nothing happens to."""
     home = tmp_path_factory.mktemp("whole")
-    started = time.monotonic()
     untouched = Training(small(tiny_backbone, home / "run"), home, home / "output")
     assert untouched.wait() == 0, untouched.errors
-    return Whole(curve_of(home), time.monotonic() - started)
+    return curve_of(home)
 
 
 @pytest.fixture

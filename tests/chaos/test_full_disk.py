@@ -18,7 +18,7 @@ import pytest
 from optuna.trial import TrialState
 from tests.chaos.ledger import chance, injected
 from tests.chaos.test_kills import TRIALS, at_work, check_sweep, command
-from tests.chaos.training import Whole, curve_of, small
+from tests.chaos.training import Curve, curve_of, small
 from tests.processes import Blow, Training
 from tests.sweep.apps import LONG, STEPS_APP, STEPS_CONFIG, App, assert_nothing_lost_or_doubled
 
@@ -132,7 +132,7 @@ def test_the_disk_of_a_run_fills_up(
     tmp_path: Path,
     make_disk: MakeDisk,
     tiny_backbone: Path,
-    whole: Whole,
+    whole: Curve,
     stage: str,
 ) -> None:
     places = chance(f"full run {stage}")
@@ -150,5 +150,5 @@ def test_the_disk_of_a_run_fills_up(
             make_room(disk)
             again = Training(small(tiny_backbone, home / "run"), home, tmp_path / "output")
             assert again.wait() == 0, again.errors
-            assert curve_of(home) == whole.curve
+            assert curve_of(home) == whole
             fault.named()

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 from tests.chaos.ledger import Doubled, chance, injected
-from tests.chaos.training import Whole, curve_of, small
+from tests.chaos.training import Curve, curve_of, small, some_moment
 from tests.processes import Training
 from tests.sweep.apps import LONG, App, notes, wait_for
 
@@ -127,7 +127,7 @@ def test_controllers_and_workers_killed_beside_other_controllers(steps: App) -> 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_left_alone(
-    tmp_path: Path, tiny_backbone: Path, whole: Whole
+    tmp_path: Path, tiny_backbone: Path, whole: Curve
 ) -> None:
     moments = chance("training")
     for number in range(4 if LONG else 1):
@@ -138,7 +138,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_left_alone(
                 running = Training(small(tiny_backbone, home / "run"), home, tmp_path / "output")
                 if fault.times == (3 if LONG else 1):
                     break
-                time.sleep(moments.uniform(0.2, 1.0) * whole.seconds)
+                some_moment(home, running, moments)
                 if not running.running():
                     break
                 running.kill()
@@ -146,7 +146,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_left_alone(
                 fault.times += 1
             assert running.wait() == 0, running.errors
             found = curve_of(home)
-            if any(len(points) > len(whole.curve[name]) for name, points in found.items()):
+            if any(len(points) > len(whole[name]) for name, points in found.items()):
                 raise Doubled(str(found))
-            assert found == whole.curve
+            assert found == whole
             fault.repaired() if fault.times else fault.harmless()

@@ -11,7 +11,7 @@ import psutil
 from optuna.trial import TrialState
 from tests.chaos.ledger import chance, injected
 from tests.chaos.test_kills import at_work, check_sweep, command, recorded
-from tests.chaos.training import Whole, curve_of, small
+from tests.chaos.training import Curve, curve_of, small, some_moment
 from tests.processes import Training
 from tests.sweep.apps import LONG, App
 
@@ -45,14 +45,14 @@ def test_sweeps_that_are_preempted_end_in_time_and_go_on(steps: App) -> None:
     check_sweep(steps)
 
 
-def test_a_run_that_is_preempted_ends_in_time_and_goes_on(tmp_path: Path, tiny_backbone: Path, whole: Whole) -> None:
+def test_a_run_that_is_preempted_ends_in_time_and_goes_on(tmp_path: Path, tiny_backbone: Path, whole: Curve) -> None:
     moments = chance("preempted run")
     for number in range(5 if LONG else 1):
         home = tmp_path / f"home{number}"
         home.mkdir()
         with injected("SIGTERM to a run that trains, and ten seconds of grace") as fault:
             running = Training(small(tiny_backbone, home / "run"), home, tmp_path / "output")
-            time.sleep(moments.uniform(0.2, 1.0) * whole.seconds)
+            some_moment(home, running, moments)
             struck = running.running()
             running.terminate()
             deadline = time.monotonic() + GRACE_SECONDS
@@ -62,5 +62,5 @@ def test_a_run_that_is_preempted_ends_in_time_and_goes_on(tmp_path: Path, tiny_b
             running.wait()
             after = Training(small(tiny_backbone, home / "run"), home, tmp_path / "output")
             assert after.wait() == 0, after.errors
-            assert curve_of(home) == whole.curve
+            assert curve_of(home) == whole
             fault.repaired() if struck else fault.harmless()

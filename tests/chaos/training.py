@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import random
+import time
 from pathlib import Path
 
 from tests.conftest import backbone_at
+from tests.processes import Training
 
 Curve = dict[str, list[tuple[int, float]]]
 
 
-@dataclass(frozen=True)
-class Whole:
-    """A run that was left alone.
+# What there is from the moment on that a run is composed, its images are read, its features are extracted, it is
+# recorded, and it trains.
+STAGES = (
+    "run/.hydra", "mlruns/cache/images/*", "mlruns/cache/features/*", "run/record.jsonl",
+    "run/checkpoints/latest/ckpt-1.index", "run/checkpoints/latest/ckpt-8.index",
+)  # fmt: skip
 
-    Attributes:
-        curve: What it recorded.
-        seconds: How long it took.
-    """
 
-    curve: Curve
-    seconds: float
+def some_moment(home: Path, running: Training, moments: random.Random) -> None:
+    """Returns at a moment within a run, or when it has ended."""
+    stage = moments.choice(STAGES)
+    while running.running() and not any(home.glob(stage)):
+        time.sleep(0.002)
+    time.sleep(moments.uniform(0, 0.4))
 
 
 def curve_of(home: Path) -> Curve:
