@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -23,7 +22,7 @@ from graft.config_dataset import WHERE_DATA_LIE, AnyDatasetConfig
 from graft.config_group import Group, PositiveInt
 from graft.config_messages import describe, describe_missing
 from graft.errors import ConfigError
-from graft.paths import home, records
+from graft.paths import expanded, home, records
 
 Scalar = bool | int | float | str | None
 
@@ -97,7 +96,7 @@ class TrackingConfig(Group):
     def _usable(cls, value: str) -> str:
         scheme, separator, rest = value.partition(":///")
         if scheme == "sqlite" and separator and rest:
-            return f"sqlite:///{home() / Path(rest).expanduser()}"
+            return f"sqlite:///{home() / expanded(rest)}"
         if value.startswith(("http://", "https://")):
             if "@" in urlsplit(value).netloc:
                 raise ValueError(
@@ -115,7 +114,7 @@ class TrackingConfig(Group):
     @field_validator("artifacts")
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
-        return None if value is None or "://" in value else str(home() / Path(value).expanduser())
+        return None if value is None or "://" in value else str(home() / expanded(value))
 
 
 Augmentation = Literal["none", "flip", "standard"]
