@@ -291,3 +291,10 @@ def test_a_mailbox_keeps_messages_apart_from_what_a_killed_writer_left(tmp_path:
             slow.write(whole[end - 5 : end] if end == 5 else whole[5:])
     assert inbox.look() == [{"kind": "four"}]
     assert Inbox(file, from_now=True).look() == []
+
+
+def test_a_mailbox_passes_over_what_is_nested_too_deeply(tmp_path: Path) -> None:
+    file = make_mailbox(tmp_path) / FROM_WORKER
+    file.write_bytes(b"[" * 100_000)
+    post(file, {"number": 1})
+    assert Inbox(file).look() == [{"number": 1}]

@@ -75,7 +75,7 @@ class Inbox:
         messages = []
         for line in whole:
             # A line that its writer did not live to finish tells nothing.
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 if isinstance(message := json.loads(line or b"null"), dict):
                     messages.append(message)
         return messages

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from graft.errors import ConfigError
+from graft.paths import expanded
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -32,7 +33,7 @@ def resolve_storage(storage: str | None, cwd: Path) -> str:
     if storage is None:
         return str(cwd / DEFAULT_STORAGE)
     if "://" not in storage:
-        return str(cwd / Path(storage).expanduser())
+        return str(cwd / expanded(storage))
     if is_sqlite(storage):
         head, _, path = storage.partition(":///")
         return f"{head}:///{cwd / path}" if path else storage
@@ -57,19 +58,19 @@ def open_storage(storage: str) -> BaseStorage:
     Cached, for a warm worker must not replay the journal for each of its trials.
 
     Raises:
-        ConfigError: The database cannot be reached, or its driver is not installed.
+        ConfigError: The database cannot be reached, its driver is not installed, or the journal is damaged.
     """
     import optuna
-    from optuna.storages import JournalStorage, RDBStorage
+    from optuna.storages import RDBStorage
 
-    from graft.sweep.journal import Journal
+    from graft.sweep.journal import Journal, Studies
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = file_of(storage)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
     if "://" not in storage:
-        return JournalStorage(Journal(storage))
+        return Studies(Journal(storage))
     connect_args = {"timeout": SQLITE_PATIENCE_SECONDS} if is_sqlite(storage) else {}
     try:
         return RDBStorage(storage, engine_kwargs={"connect_args": connect_args, "pool_pre_ping": True})
