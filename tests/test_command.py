@@ -24,6 +24,8 @@ WRONG = {
     "optimiser=sgd": ["optimiser=sgd: there is no such key; did you mean optimizer?"],
     "epochs": ["epochs"],
     "trainable=[": ["trainable=["],
+    "epochs=" + "9" * 5_000: ["999: this is no override", "4300 digits"],
+    "epochs=" + "[" * 500 + "]" * 500: ["epochs=[[[[", "nested too deeply to be read"],
     "-m learning_rat=1,2": ["learning_rat", "did you mean learning_rate?"],
     "-m epochs=0,-1 dropout_rate=0,2": ["epochs=0", "epochs=-1", "dropout_rate=2"],
     "-m experiments=dropuot": ["experiments=dropuot: allowed are", "did you mean dropout?"],
@@ -36,7 +38,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("typed", WRONG)
+@pytest.mark.parametrize("typed", WRONG, ids=lambda typed: typed[:60])
 def test_a_mistake_gets_status_2_and_the_right_name(train: Command, home: Path, typed: str) -> None:
     done = train(*typed.split())
     assert done.returncode == 2, done.stderr

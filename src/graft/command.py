@@ -39,8 +39,8 @@ def exit_statuses(config_dir: Path) -> Iterator[None]:
         yield
     except GraftError as error:
         _stop(error.status, str(error))
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if isinstance(error, ValueError) and not _raised_by_hydra(error):
+    except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
+        if isinstance(error, ValueError | RecursionError) and not _raised_by_hydra(error):
             raise  # a mistake of ours, which its traceback explains best
         _stop(STATUS_CONFIG, "\n".join(_composition_problems(error, sys.argv[1:], config_dir)))
     except KeyboardInterrupt:
@@ -48,9 +48,13 @@ def exit_statuses(config_dir: Path) -> Iterator[None]:
 
 
 def _raised_by_hydra(error: BaseException) -> bool:
-    """Whether Hydra or OmegaConf raised `error`: some of their composition errors are plain ValueErrors."""
+    """Whether Hydra, its parser or OmegaConf raised `error`: some of their composition errors are plain ValueErrors."""
     frames = list(traceback.walk_tb(error.__traceback__))
-    return bool(frames) and frames[-1][0].f_globals.get("__name__", "").split(".")[0] in ("hydra", "omegaconf")
+    return bool(frames) and frames[-1][0].f_globals.get("__name__", "").split(".")[0] in (
+        "hydra",
+        "antlr4",
+        "omegaconf",
+    )
 
 
 def _stop(status: int, text: str) -> None:
@@ -76,7 +80,9 @@ def _composition_problems(error: Exception, argv: Sequence[str], config_dir: Pat
                 problems.append(f"{text}: allowed are {', '.join(options)}")
             else:
                 overrides.append(_one_value(override))
-        except HydraException as unreadable:
+        except RecursionError:
+            problems.append(f"{text[:80]}…: this is nested too deeply to be read")
+        except (HydraException, ValueError) as unreadable:
             problems.append(
                 f"{text}: this is no override; key=value is one, and 'key=\"value\"' where the value has more "
                 f"in it than ASCII letters, digits and -_./ Hydra says: {_first_lines(unreadable)}"
