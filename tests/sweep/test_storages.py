@@ -179,7 +179,7 @@ def journal_of_two_trials(file: Path) -> list[bytes]:
         b"[" * 100000,
         b"9" * 5000,
         b'{"op_code":99}',
-        b'{"op_code":6,"worker_id":"x","trial_id":0,"state":9,"values":null}',
+        b'{"op_code":6,"worker_id":"x","trial_id":1,"state":9,"values":null}',
     ],
     ids=lambda line: line[:20].decode(errors="replace"),
 )
