@@ -31,6 +31,8 @@ WRONG = {
     "-m experiments=dropuot": ["experiments=dropuot: allowed are", "did you mean dropout?"],
     "backbone.url=package:efficientnet_lite7": ["backbone.url=package:efficientnet_lite7", "efficientnet_lite0"],
     "backbone=null": ["backbone=null: allowed are custom, digits_cnn, efficientnet_lite0, "],
+    "dataset=[true]": ["dataset=[true]: allowed are digits, "],
+    "-m dataset=choice([true])": ["dataset", "allowed are digits, "],
     "size=smoke": ["size=smoke: there is no such key; did you mean +size=smoke?"],
     "backbone.url=/nowhere": ["backbone.url=/nowhere"],
     "backbone=custom": ["backbone.url is not set", "a TF Hub or Kaggle handle"],

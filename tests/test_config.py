@@ -124,6 +124,8 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["backbone.input_size=0"], ["backbone.input_size=0: allowed is a whole number of pixels from 1 to 4096, or auto"]),
     (["backbone.input_size=atuo"], ["backbone.input_size=atuo: allowed is a whole number of pixels from 1 to 4096"]),
     (["+backbone.known.width=3"], ["known=", "feature_width"]),
+    (["learning_rate=${learning_rate}"], ["learning_rate: this leads back to itself"]),
+    (["seed={a:${epochs}}", "epochs={b:${seed}}"], ["this leads back to itself"]),
     (["learning_rate=${foo}"], ["learning_rate: Interpolation key 'foo' not found"]),
 ]
 

@@ -287,7 +287,11 @@ def from_hydra(composed: DictConfig) -> Config:
     try:
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as error:  # such as an interpolation that leads nowhere
-        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+        said = str(error).splitlines()[0]
+        if "RecursionError" in said or "Recursive" in said:
+            said = "this leads back to itself"
+        # Without its causes, of which a circle has a thousand.
+        raise ConfigError(f"{error.full_key or 'the configuration'}: {said}") from None
     assert isinstance(values, dict)
     if missing := sorted(OmegaConf.missing_keys(composed)):
         raise ConfigError([describe_missing(key, Config) for key in missing])
