@@ -17,7 +17,7 @@ PYTHON311 = $(shell for python in $(PYTHON) python3.11; do \
 HOME_DIR := $(or $(GRAFT_HOME),$(CURDIR))
 JOURNAL := $(HOME_DIR)/mlruns/optuna.journal
 
-.PHONY: help setup sweep train test lint format bench bench-full ui dashboard tensorboard compare report rerun doctor
+.PHONY: help setup sweep train test lint format bench bench-full ui dashboard tensorboard compare report rerun doctor fuzz
 .PHONY: experiment clean cluster-up cluster-down
 
 help: ## Show this list
@@ -91,6 +91,9 @@ test: setup lint ## Lint, types, import rules and the whole test suite
 	@if test -n "$(PYTHON311)"; then $(MAKE) --no-print-directory $(ESTIMATOR)/.installed; \
 	  else echo "There is no Python 3.11 here: the tests of loop=estimator skip"; fi
 	$(IN_VENV) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+fuzz: setup ## Over 100,000 made-up inputs, most of them wrong; ARGS='tests/fuzz/test_spaces.py' those of one target
+	$(IN_VENV) GRAFT_LONG=1 python -m pytest --timeout 3600 $(or $(ARGS),tests/fuzz)
 
 lint: setup ## Style, types and import rules
 	$(IN_VENV) ruff check .
