@@ -18,7 +18,7 @@ HOME_DIR := $(or $(GRAFT_HOME),$(CURDIR))
 JOURNAL := $(HOME_DIR)/mlruns/optuna.journal
 
 .PHONY: help setup sweep train test chaos lint audit format bench bench-full ui dashboard tensorboard compare report rerun
-.PHONY: doctor
+.PHONY: doctor fuzz
 .PHONY: experiment clean cluster-up cluster-down
 
 help: ## Show this list
@@ -96,6 +96,9 @@ test: setup lint ## Lint, types, import rules and the whole test suite
 
 chaos: setup ## Hundreds of faults at random moments, half an hour, and a table of them; SEED= repeats a run
 	@$(IN_VENV) python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+fuzz: setup ## Over 100,000 made-up inputs, most of them wrong; ARGS='tests/fuzz/test_spaces.py' those of one target
+	$(IN_VENV) GRAFT_LONG=1 python -m pytest --timeout 3600 $(or $(ARGS),tests/fuzz)
 
 lint: setup ## Style, types and import rules
 	$(IN_VENV) ruff check .

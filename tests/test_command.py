@@ -24,11 +24,15 @@ WRONG = {
     "optimiser=sgd": ["optimiser=sgd: there is no such key; did you mean optimizer?"],
     "epochs": ["epochs"],
     "trainable=[": ["trainable=["],
+    "epochs=" + "9" * 5_000: ["999: this is no override", "4300 digits"],
+    "epochs=" + "[" * 500 + "]" * 500: ["epochs=[[[[", "nested too deeply to be read"],
     "-m learning_rat=1,2": ["learning_rat", "did you mean learning_rate?"],
     "-m epochs=0,-1 dropout_rate=0,2": ["epochs=0", "epochs=-1", "dropout_rate=2"],
     "-m experiments=dropuot": ["experiments=dropuot: allowed are", "did you mean dropout?"],
     "backbone.url=package:efficientnet_lite7": ["backbone.url=package:efficientnet_lite7", "efficientnet_lite0"],
     "backbone=null": ["backbone=null: allowed are custom, digits_cnn, efficientnet_lite0, "],
+    "dataset=[true]": ["dataset=[true]: allowed are digits, "],
+    "-m dataset=choice([true])": ["dataset", "allowed are digits, "],
     "size=smoke": ["size=smoke: there is no such key; did you mean +size=smoke?"],
     "backbone.url=/nowhere": ["backbone.url=/nowhere"],
     "backbone=custom": ["backbone.url is not set", "a TF Hub or Kaggle handle"],
@@ -43,7 +47,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("typed", WRONG)
+@pytest.mark.parametrize("typed", WRONG, ids=lambda typed: typed[:60])
 def test_a_mistake_gets_status_2_and_the_right_name(train: Command, home: Path, typed: str) -> None:
     done = train(*typed.split())
     assert done.returncode == 2, done.stderr

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig
 from pydantic import ValidationError
 
+from graft.backbones import handle
 from graft.config import Config, from_hydra
 from graft.errors import ConfigError
 from graft.paths import CHECKOUT
@@ -102,6 +104,10 @@ WRONG: list[tuple[list[str], list[str]]] = [
         ["train_fraction, val_fraction and test_fraction must add up to 1; they give 1.2"],
     ),
     (["dataset=image_folder"], ["dataset.path is not set", "one sub-folder a class"]),
+    (["dataset=image_folder", "dataset.path='~nobody9/x'"], ["dataset.path=~nobody9/x: ~nobody9 is no user of this"]),
+    (["dataset=tf_flowers", "dataset.data_dir='~nobody9'"], ["dataset.data_dir=~nobody9: ~nobody9 is no user"]),
+    (["tracking.uri='sqlite:///~nobody9/x'"], ["tracking.uri=sqlite:///~nobody9/x: ~nobody9 is no user of this"]),
+    (["tracking.artifacts='~nobody9/x'"], ["tracking.artifacts=~nobody9/x: ~nobody9 is no user of this"]),
     (["dataset=image_folder", "dataset.path=/nowhere"], ["dataset.path=/nowhere: there is no folder /nowhere"]),
     (["optimizer=sgd", "optimizer.momentum=3"], ["optimizer.momentum=3: allowed is a number from 0 and below 1"]),
     (["+optimizer.momentum=0.9"], ["optimizer.momentum=0.9: there is no such key"]),
@@ -118,6 +124,8 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["backbone.input_size=0"], ["backbone.input_size=0: allowed is a whole number of pixels from 1 to 4096, or auto"]),
     (["backbone.input_size=atuo"], ["backbone.input_size=atuo: allowed is a whole number of pixels from 1 to 4096"]),
     (["+backbone.known.width=3"], ["known=", "feature_width"]),
+    (["learning_rate=${learning_rate}"], ["learning_rate: this leads back to itself"]),
+    (["seed={a:${epochs}}", "epochs={b:${seed}}"], ["this leads back to itself"]),
     (["learning_rate=${foo}"], ["learning_rate: Interpolation key 'foo' not found"]),
 ]
 
@@ -231,3 +239,18 @@ def test_several_mistakes_in_several_groups_come_in_one_error(compose_config: Ca
     with pytest.raises(ConfigError) as caught:
         from_hydra(compose_config("dataset.name=digit", "trainable=1", "learning_rate=0"))  # type: ignore[arg-type]
     assert len(caught.value.problems) == 3
+
+
+def test_a_number_that_python_does_not_write_out_is_told(compose_config: Callable[..., DictConfig]) -> None:
+    """YAML reads hexadecimal numbers of any length."""
+    config = compose_config()
+    config.epochs = 16**5_000
+    with pytest.raises(ConfigError, match="epochs=a number of thousands of digits: allowed is a whole number from 1"):
+        from_hydra(config)
+
+
+def test_an_address_that_is_none_is_told_by_the_backbone(make_config: MakeConfig) -> None:
+    backbone = make_config("backbone.url='http://['").backbone
+    assert backbone.name == "["
+    with pytest.raises(ConfigError, match=r"backbone.url=http://\[: this is no address"):
+        handle.remote(backbone.url)

@@ -196,3 +196,9 @@ def test_logs_are_watched(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCap
     assert "OSError: ${oc.env:GRAFT_TEST_SECRET}" in caplog.text
     for handler in logging.getLogger().handlers:
         handler.filters.clear()
+
+
+def test_a_record_that_cannot_be_read_gives_nothing_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAFT_TEST_SECRET", SECRET)
+    secrets = Secrets.of({"name": ["${oc.decode:[}", "${oc.env:GRAFT_TEST_SECRET}"]})
+    assert secrets.out_of(f"in {SECRET}") == "in ${oc.env:GRAFT_TEST_SECRET}"

@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -41,12 +41,12 @@ def exit_statuses(config_dir: Path) -> Iterator[None]:
         yield
     except GraftError as error:
         _stop(error.status, str(error))
-    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError, RecursionError, OSError) as error:
         if (unwritable := unwritable_of(error)) is not None:  # such as by Hydra, which makes the run's folder
             _stop(unwritable.status, str(unwritable))
         if isinstance(error, OSError) and not isinstance(error, HydraException):  # some of Hydra's are both
             raise
-        if isinstance(error, ValueError) and not _raised_by_hydra(error):
+        if isinstance(error, ValueError | TypeError | RecursionError) and not _raised_by_hydra(error):
             raise  # a mistake of ours, which its traceback explains best
         _stop(STATUS_CONFIG, "\n".join(_composition_problems(error, sys.argv[1:], config_dir)))
     except KeyboardInterrupt:
@@ -54,9 +54,13 @@ def exit_statuses(config_dir: Path) -> Iterator[None]:
 
 
 def _raised_by_hydra(error: BaseException) -> bool:
-    """Whether Hydra or OmegaConf raised `error`: some of their composition errors are plain ValueErrors."""
+    """Whether Hydra, its parser or OmegaConf raised `error`: some of their composition errors are plain ones."""
     frames = list(traceback.walk_tb(error.__traceback__))
-    return bool(frames) and frames[-1][0].f_globals.get("__name__", "").split(".")[0] in ("hydra", "omegaconf")
+    return bool(frames) and frames[-1][0].f_globals.get("__name__", "").split(".")[0] in (
+        "hydra",
+        "antlr4",
+        "omegaconf",
+    )
 
 
 def _stop(status: int, text: str) -> None:
@@ -78,11 +82,16 @@ def _composition_problems(error: Exception, argv: Sequence[str], config_dir: Pat
             if override.is_sweep_override() and not args.multirun:
                 command = f"python train.py -m {shlex.join(args.overrides)}"
                 problems.append(f"{text}: several values make a sweep, and a sweep needs -m: {command}")
-            if options := _options_of_group(override, config_dir):
+            if isinstance(override.value(), Glob):
+                continue  # as many options as there are, none of which is wrong
+            single = _one_value(override)
+            if options := _options_of_group(OverridesParser.create().parse_override(single), config_dir):
                 problems.append(f"{text}: allowed are {', '.join(options)}")
             else:
-                overrides.append(_one_value(override))
-        except HydraException as unreadable:
+                overrides.append(single)
+        except RecursionError:
+            problems.append(f"{text[:80]}…: this is nested too deeply to be read")
+        except (HydraException, ValueError) as unreadable:
             problems.append(
                 f"{text}: this is no override; key=value is one, and 'key=\"value\"' where the value has more "
                 f"in it than ASCII letters, digits and -_./ Hydra says: {_first_lines(unreadable)}"
@@ -106,9 +115,10 @@ def _options_of_group(override: Override, config_dir: Path) -> list[str]:
     Hydra refuses these without saying which override it means.
     """
     folder = config_dir / override.key_or_group
-    if not folder.is_dir() or override.is_sweep_override() or override.is_delete():
+    if not folder.is_dir() or override.is_delete():
         return []
-    named = isinstance(override.value(), str | QuotedString | list)
+    value = override.value()
+    named = all(isinstance(name, str | QuotedString) for name in (value if isinstance(value, list) else [value]))
     return (
         [] if named or override.key_or_group == "experiments" else sorted(file.stem for file in folder.glob("*.yaml"))
     )
@@ -119,7 +129,7 @@ def _compose(name: str, overrides: list[str], config_dir: Path) -> tuple[DictCon
     try:
         with initialize_config_dir(str(config_dir), version_base="1.3"):
             return compose(name, overrides=overrides), None
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
         return OmegaConf.create(), error
 
 
@@ -155,7 +165,7 @@ def _describe(failure: Exception, override: str) -> str:
         return f"{override}: allowed are {', '.join(options) or 'none'}{did_you_mean(value, options)}"
     if "Could not override" in str(failure):
         return f"{key}={value}: there is no such key"
-    assert isinstance(failure, ConfigCompositionException | OmegaConfBaseException | ValueError)
+    assert isinstance(failure, ConfigCompositionException | OmegaConfBaseException | ValueError | TypeError)
     return f"{override}: {_first_lines(failure)}"
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -23,7 +22,7 @@ from graft.config_dataset import WHERE_DATA_LIE, AnyDatasetConfig
 from graft.config_group import Group, PositiveInt
 from graft.config_messages import describe, describe_missing
 from graft.errors import ConfigError
-from graft.paths import home, records
+from graft.paths import expanded, home, records
 
 Scalar = bool | int | float | str | None
 
@@ -97,7 +96,7 @@ class TrackingConfig(Group):
     def _usable(cls, value: str) -> str:
         scheme, separator, rest = value.partition(":///")
         if scheme == "sqlite" and separator and rest:
-            return f"sqlite:///{home() / Path(rest).expanduser()}"
+            return f"sqlite:///{home() / expanded(rest)}"
         if value.startswith(("http://", "https://")):
             if "@" in urlsplit(value).netloc:
                 raise ValueError(
@@ -115,7 +114,7 @@ class TrackingConfig(Group):
     @field_validator("artifacts")
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
-        return None if value is None or "://" in value else str(home() / Path(value).expanduser())
+        return None if value is None or "://" in value else str(home() / expanded(value))
 
 
 Augmentation = Literal["none", "flip", "standard"]
@@ -289,7 +288,11 @@ def from_hydra(composed: DictConfig) -> Config:
     try:
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as error:  # such as an interpolation that leads nowhere
-        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+        said = str(error).splitlines()[0]
+        if "RecursionError" in said or "Recursive" in said:
+            said = "this leads back to itself"
+        # Without its causes, of which a circle has a thousand.
+        raise ConfigError(f"{error.full_key or 'the configuration'}: {said}") from None
     assert isinstance(values, dict)
     if missing := sorted(OmegaConf.missing_keys(composed)):
         raise ConfigError([describe_missing(key, Config) for key in missing])

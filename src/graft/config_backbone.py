@@ -97,7 +97,10 @@ def backbone_name(url: str) -> str:
 
     So `https://tfhub.dev/google/imagenet/inception_v3/feature_vector/5` is called inception_v3.
     """
-    path = urlsplit(url).path if "://" in url else url.split(":", 1)[-1]
+    try:
+        path = urlsplit(url).path if "://" in url else url.split(":", 1)[-1]
+    except ValueError:  # no address, such as http://[; who asks for the module is told so
+        path = url
     steps = [step for step in path.split("/") if step] or [url]
     if len(steps) > 1 and steps[-1].isdecimal():
         steps.pop()  # the version

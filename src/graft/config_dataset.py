@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from graft.config_group import Fraction, Group
-from graft.paths import CHECKOUT, anchored
+from graft.paths import CHECKOUT, anchored, expanded
 from graft.suggestions import nearest
 
 Pixels = Annotated[int, Field(ge=1, le=4096, description="a whole number of pixels from 1 to 4096")]
@@ -101,7 +101,7 @@ def _folder(value: str, wanted: str) -> str:
     if found:
         raise ValueError(f"{folder} is a file; {wanted}")
     hint = f"there is no folder {folder.resolve()}"
-    if not Path(value).expanduser().is_absolute():
+    if not expanded(value).is_absolute():
         hint += f" (relative paths start at {CHECKOUT})"
     if near := nearest(folder.name, _folders_in(folder.parent)):
         hint += f"; did you mean {folder.resolve().parent / near}?"

@@ -19,7 +19,7 @@ Model = type[BaseModel]
 def describe(problem: Any, root: Model) -> str:
     """One problem of a `ValidationError` of `root`, in one line."""
     key, field, model = _field_of(problem["loc"], root)
-    value = problem["input"]
+    value = _written(problem["input"])
     if problem["type"] == "extra_forbidden":
         return f"{key}={value}: there is no such key{did_you_mean(key.rsplit('.', 1)[-1], model.model_fields)}"
     if problem["type"] == "missing" and isinstance(problem["loc"][-1], str):
@@ -37,6 +37,15 @@ def describe(problem: Any, root: Model) -> str:
         return f"{key}={shown}: {problem['msg'].lower()}"
     near = did_you_mean(value, _words_of(field.annotation)) if isinstance(value, str) else ""
     return f"{key}={shown}: allowed is {field.description}{near}"
+
+
+def _written(value: Any) -> Any:
+    """`value`, or a text for it where Python does not write it out: YAML reads hexadecimal numbers of any length."""
+    try:
+        str(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return value
 
 
 def describe_missing(key: str, root: Model) -> str:

@@ -15,6 +15,10 @@ from graft.errors import ConfigError
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
+class UnknownUser(ConfigError, ValueError):
+    """A path begins with `~` and a name that no user of this machine has; as a ValueError pydantic takes it, too."""
+
+
 def home() -> Path:
     """The folder that holds `mlruns/`."""
     return Path(os.environ.get("GRAFT_HOME") or CHECKOUT).resolve()
@@ -22,7 +26,16 @@ def home() -> Path:
 
 def anchored(path: str | os.PathLike[str]) -> Path:
     """A path that a user gave, as an absolute one: a relative one starts at the checkout, `~` is the user's folder."""
-    return CHECKOUT / Path(path).expanduser()
+    return CHECKOUT / expanded(path)
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path with the folder of the user in the place of `~` or `~user`."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        user = Path(path).parts[0].removeprefix("~")
+        raise UnknownUser(f"~{user} is no user of this machine; ./{path} is a path that begins so") from None
 
 
 def records() -> Path:

@@ -52,7 +52,10 @@ class Secrets:
         asking = [(key, text) for key, text in _texts(plain) if ASKS_ENVIRONMENT.search(text)]
         if not asking:
             return cls()
-        node = config if isinstance(config, Container) else OmegaConf.create(config)
+        try:
+            node = config if isinstance(config, Container) else OmegaConf.create(plain)
+        except OmegaConfBaseException:  # a record that somebody damaged: what it names is hidden all the same
+            node = OmegaConf.create({})
         for key, text in asking:
             names = set(FROM_ENVIRONMENT.findall(text))
             if names and names <= OURS:

@@ -77,6 +77,9 @@ REFUSED: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     "a file in a file": (targz([*MODEL, member("saved_model.pb/x", b"x")]), "lies in something that is a file"),
     "a name that is too long": (long_name("x" * 300), "a name that no file can have"),
     "headers without end": (long_names(3000), "damaged"),
+    "a header whose number is none": (targz([member("x", pax_headers={"GNU.sparse.size": ""}), *MODEL]), "damaged"),
+    "a size below zero": (targz([*MODEL, member("x", pax_headers={"size": "-1024"})]), "size below zero"),
+    "a size far below zero": (targz([member("x", pax_headers={"size": "-99999"}), *MODEL]), "size below zero"),
     "a header of a gigabyte": (long_header(2**30), "headers is too large"),
     "a file that claims a terabyte": (
         targz([*MODEL, member("variables/data", size=2**33 - 1)]),
@@ -131,3 +134,15 @@ def test_weights_of_many_megabytes_come_out_as_they_were(tmp_path: Path) -> None
     (tmp_path / "model").mkdir()
     archive.unpack(tmp_path / "archive", tmp_path / "model")
     assert (tmp_path / "model" / "variables" / "data").read_bytes() == weights
+
+
+@pytest.mark.parametrize("members", [[], [member("saved_model.pb", b"graph")]], ids=["no module", "a file in a file"])
+def test_long_names_make_no_long_message(members: list[Member], tmp_path: Path) -> None:
+    deep = "a/" * 2_000
+    files = [member(f"{deep}{number}", b"x") for number in range(6)]
+    files += [member(deep + "0/x", b"x")] if members else []
+    (tmp_path / "archive").write_bytes(tar([*members, *files]))
+    (tmp_path / "model").mkdir()
+    with pytest.raises(archive.Refused) as refused:
+        archive.unpack(tmp_path / "archive", tmp_path / "model")
+    assert len(str(refused.value)) < 1_000

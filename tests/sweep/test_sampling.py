@@ -175,3 +175,18 @@ def test_every_pruner_works(learner: App, pruner: str) -> None:
 def test_reports_outside_a_sweep_do_nothing(learner: App) -> None:
     assert learner.run(sweeping=False).status == 1  # trial.current() is None there
     assert not learner.journal.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("seed=-1", "hydra.sweeper.seed=-1 is not allowed. Allowed: a whole number from 0 and below 2^32, or null"),
+        ("seed=4294967296", "hydra.sweeper.seed=4294967296 is not allowed"),
+        ("params=false", "hydra.sweeper.params=False is not allowed. Allowed: keys and what they are"),
+    ],
+)
+def test_options_that_would_fail_later_are_refused(app: App, option: str, told: str) -> None:
+    done = app.run("x=1,2", f"hydra.sweeper.{option}")
+    assert done.status == 2
+    assert told in done.err
+    assert "Traceback" not in done.err

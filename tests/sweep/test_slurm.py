@@ -428,3 +428,10 @@ def test_a_job_whose_mailbox_is_somebody_elses_ends_at_once(on_slurm: App, slurm
     running.kill()
     running.communicate()
     wait_for(lambda: not any(runs(pid) for *_, pid in notes(on_slurm, "step")))
+
+
+def test_a_mailbox_passes_over_what_is_nested_too_deeply(tmp_path: Path) -> None:
+    file = make_mailbox(tmp_path) / FROM_WORKER
+    file.write_bytes(b"[" * 100_000)
+    post(file, {"kind": "beat"})
+    assert Inbox(file).look() == [{"kind": "beat"}]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -123,3 +124,68 @@ def test_a_condition_on_an_unknown_key_or_value_names_the_nearest() -> None:
         read_space([], {"trainable": "true,false", "lr": {"trainabel=true": "1"}}, n_trials=1)
     with pytest.raises(ConfigError, match=r"backbone=lite_0, which backbone never is.*did you mean lite0\?"):
         read_space([], {"backbone": "lite0,lite1", "lr": {"backbone=lite_0": "1"}}, n_trials=1)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("x=range(0,1000000000)", "has 1,000,000,000 values. Allowed: 100,000 in a grid, or tag(sampled"),
+        ("x=range(0,1,1e-300)", "Allowed: 100,000 in a grid"),  # a step too small to leave 0 by
+        ("x=range(0,inf)", "x=range(0, inf, 1) is not finite"),
+        ("x=range(nan,1)", "is not finite"),
+        (f"x=range(0,{10**400})", "is not finite"),
+        ("x=interval(-1.7e308,1.7e308)", "is too wide to draw from. Allowed: whole numbers below 2^63, or floats"),
+        ("x=int(interval(1,1e30))", "is too wide to draw from"),
+        (f"x=tag(sampled,range(0,{2**64}))", "has too many values to draw from"),
+        ("x=tag(sampled,range(0,1e30,1e-3))", "has too many values to draw from"),
+        ("x=" + "[" * 500 + "]" * 500, "this is nested too deeply to be read"),
+        ("x=" + "9" * 5_000, "4300 digits"),
+    ],
+)
+def test_what_no_sweep_can_run_is_refused_before_it_takes_all_memory(override: str, told: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        read_space([override], {}, n_trials=1)
+    assert told in str(refused.value)
+
+
+def test_a_grid_has_an_end() -> None:
+    arguments = [f"k{key}={','.join(map(str, range(10)))}" for key in range(9)]
+    with pytest.raises(ConfigError, match=r"too many cells \(10 of k0 x 10 of k1 .* Allowed: 100,000"):
+        read_space(arguments, {}, n_trials=1)
+    conditional = {"k0": {"k1=0": "range(0,100000)", "otherwise": "range(0,3)"}}
+    with pytest.raises(ConfigError, match=r"too many cells \(10 of k1\)"):
+        read_space(arguments[1:2], conditional, n_trials=1)
+
+
+def test_a_long_range_is_sampled_without_being_listed_and_in_decimals() -> None:
+    (cell,) = read_space(
+        ["x=tag(sampled,range(0,1000000000000,3))", "y=tag(sampled,range(0,0.4,0.1))"], {}, n_trials=1
+    ).cells
+    assert cell.sampled == {"x": Range("int", 0, 999999999999, step=3), "y": Range("float", 0.0, 0.3, step=0.1)}
+
+
+@pytest.mark.parametrize("text", ["0", "-1.5", "true", "NULL", ";", "1e3", "[a]", "{a:b}", "it's", "a,b", "x=y"])
+def test_texts_stay_texts(text: str) -> None:
+    """Hydra's functions take quotes off, and a trial would get the number 0 for choice('0')."""
+    quoted = text.replace("'", "\\'")
+    for override in (f"x=choice('{quoted}',other)", f"x='{quoted}',other"):
+        first, _ = read_space([override], {}, n_trials=1).cells
+        (spelt,) = first.overrides({})
+        read = OverridesParser.create().parse_override(spelt).value()
+        assert (read, type(read)) == (text, str)
+
+
+def test_a_number_in_yaml_that_python_does_not_write_out_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"hydra.sweeper.params.x: .*4300 digits"):
+        read_space([], {"x": 16**5_000}, n_trials=1)
+
+
+def test_the_command_line_replaces_what_yaml_says_wrongly() -> None:
+    with pytest.raises(ConfigError, match=r"^x=a\[: ") as refused:
+        read_space(["x=1"], {"x": "a["}, n_trials=1)
+    assert len(refused.value.problems) == 1
+
+
+def test_a_key_in_yaml_is_one_that_an_override_can_have() -> None:
+    with pytest.raises(ConfigError, match=r"hydra.sweeper.params: 'x=y:1,z' is no key|x=y:1,z=1: "):
+        read_space([], {"x=y:1,z": 1}, n_trials=1)

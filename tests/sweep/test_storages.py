@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -175,3 +176,53 @@ def test_optuna_itself_reads_the_journal(tmp_path: Path) -> None:
     optuna.create_study(study_name="s", storage=open_storage(path)).optimize(lambda trial: 1.0, n_trials=2)
     theirs = JournalStorage(JournalFileBackend(path))
     assert len(optuna.load_study(study_name="s", storage=theirs).trials) == 2
+
+
+def journal_of_two_trials(file: Path) -> list[bytes]:
+    """Its lines. The last finishes the second trial."""
+    open_storage.cache_clear()
+    study = optuna.create_study(storage=open_storage(str(file)), study_name="sweep")
+    for value in (1.0, 2.0):
+        study.tell(study.ask(), value)
+    return file.read_bytes().splitlines(keepends=True)
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        b"<<<<<<< HEAD",
+        b"\xff\xfe",
+        b"null",
+        b"{}",
+        b"[" * 100000,
+        b"9" * 5000,
+        b'{"op_code":99}',
+        b'{"op_code":6,"worker_id":"x","trial_id":1,"state":9,"values":null}',
+    ],
+    ids=lambda line: line[:20].decode(errors="replace"),
+)
+def test_a_damaged_line_of_a_journal_is_named_and_what_is_before_it_can_be_kept(tmp_path: Path, foreign: bytes) -> None:
+    file = tmp_path / "study.journal"
+    lines = journal_of_two_trials(file)
+    file.write_bytes(b"".join([*lines[:-1], foreign + b"\n", lines[-1]]))
+    open_storage.cache_clear()
+    with pytest.raises(
+        ConfigError, match=rf"{file} is damaged at line {len(lines)}: .* head -n {len(lines) - 1} {file}"
+    ):
+        optuna.load_study(study_name="sweep", storage=open_storage(str(file)))
+    kept = tmp_path / "kept.journal"
+    kept.write_bytes(subprocess.run(["head", "-n", str(len(lines) - 1), file], capture_output=True, check=True).stdout)
+    states = [trial.state for trial in optuna.load_study(study_name="sweep", storage=open_storage(str(kept))).trials]
+    assert states == [TrialState.COMPLETE, TrialState.RUNNING]
+
+
+def test_what_a_full_disk_left_of_a_line_costs_the_next_writer_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "study.journal"
+    journal_of_two_trials(file)
+    study = optuna.load_study(study_name="sweep", storage=open_storage(str(file)))
+    with file.open("ab") as torn:
+        torn.write(b'{"op_code":4,"worker')
+    study.tell(study.ask(), 3.0)
+    open_storage.cache_clear()
+    again = optuna.load_study(study_name="sweep", storage=open_storage(str(file)))
+    assert [trial.value for trial in again.trials] == [1.0, 2.0, 3.0]

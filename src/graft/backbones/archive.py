@@ -31,6 +31,7 @@ ALWAYS_ALLOWED = 64 * 2**20  # bytes that may come out whatever the ratio: a sma
 # tarfile reads what belongs to a header, such as long names, into memory at once.
 MAX_HEADER = 2**20
 MAX_NAME = 255  # bytes; what file systems take
+NAMED = 120  # characters of a name in a message; one may have a million
 CHUNK = 2**20
 BLOCK = 512
 
@@ -79,7 +80,7 @@ def _looked_through(file: BinaryIO) -> list[tarfile.TarInfo]:
             _check_member(member)
             path = PurePosixPath(member.name)
             if member.isreg() and path in names:
-                raise Refused(f"it has two members with the name {member.name!r}")
+                raise Refused(f"it has two members with the name {_brief(member.name)}")
             names.add(path)
             members.append(member)
         stream = tar.fileobj
@@ -87,12 +88,14 @@ def _looked_through(file: BinaryIO) -> list[tarfile.TarInfo]:
         stream.read_to_the_end(tar.offset)
     files = {PurePosixPath(member.name) for member in members if member.isreg()}
     if clash := next((path for path in names if files & set(path.parents)), None):
-        raise Refused(f"{str(clash)!r} lies in something that is a file")
+        raise Refused(f"{_brief(str(clash))} lies in something that is a file")
     return members
 
 
 def _check_member(member: tarfile.TarInfo) -> None:
-    shown = repr(member.name[:120])
+    shown = _brief(member.name)
+    if member.size < 0:  # the next header would lie before this one, and be read again and again
+        raise Refused(f"its member {shown} claims a size below zero")
     if member.issym() or member.islnk():
         raise Refused(f"its member {shown} is a link")
     if not (member.isreg() or member.isdir()) or member.issparse():
@@ -108,6 +111,10 @@ def _check_member(member: tarfile.TarInfo) -> None:
         raise Refused("it has a file without a name")
 
 
+def _brief(name: str) -> str:
+    return repr(name[:NAMED])
+
+
 def _top(members: Sequence[tarfile.TarInfo]) -> PurePosixPath:
     """Where the SavedModel begins: `.`, or the one folder that everything is in."""
     files = {PurePosixPath(member.name) for member in members if member.isreg()}
@@ -119,7 +126,7 @@ def _top(members: Sequence[tarfile.TarInfo]) -> PurePosixPath:
             )
         if any(top / name in files for name in GRAPH_FILES):
             return top
-    shown = ", ".join(sorted(str(path) for path in files)[:5])
+    shown = ", ".join(sorted(str(path)[:NAMED] for path in files)[:5])
     raise Refused(f"there is no saved_model.pb at its top; it holds {shown or 'no file'}")
 
 
@@ -131,10 +138,12 @@ def _is_loaded(path: PurePosixPath) -> bool:
 def _damage() -> Iterator[None]:
     try:
         yield
+    except Refused:
+        raise
     except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
         raise Refused(f"it is damaged or was cut off: {str(error).rstrip('.')}") from error
     # What tarfile makes of headers that are none, and of thousands in a row for one member.
-    except (UnicodeError, OverflowError, RecursionError) as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         raise Refused(f"it is damaged: {error}") from error
 
 
@@ -190,6 +199,8 @@ class _Bounded(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         assert whence == io.SEEK_SET
+        if offset < 0:
+            raise Refused("one of its headers claims a size below zero")
         if offset > self._most:
             raise Refused(f"it unfolds to more than {self._most:,} bytes")
         return self._inner.seek(offset)

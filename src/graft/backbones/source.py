@@ -313,8 +313,7 @@ def _checked_path(backbone: Backbone) -> Path:
             )
         if not any((path / file).is_file() for file in saved_model.GRAPH_FILES):
             raise ConfigError(f"backbone.url={url}: there is no saved_model.pb in {path}; {ALLOWED}.")
-    # RuntimeError: pathlib knows no home of the user in `~user`.
-    except (OSError, RuntimeError) as error:
+    except (OSError, paths.UnknownUser) as error:
         raise ConfigError(f"backbone.url={url}: it cannot be read: {error}; {ALLOWED}.") from error
     return path
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from graft import comparison, files
 from graft.config import TrackingConfig
 from graft.errors import ConfigError
-from graft.paths import records
+from graft.paths import expanded, records
 from graft.report import drawing, figures, page
 from graft.report.cautions import cautions
 from graft.report.importance import importances
@@ -105,7 +105,7 @@ def _write(store: Store, sweep: str | None, folder: Path | None) -> Written:
 
 
 def _usable(output: str) -> Path:
-    folder = Path(output).expanduser().absolute()  # as a shell completes it: from where the user is
+    folder = expanded(output).absolute()  # as a shell completes it: from where the user is
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PAGE).touch()

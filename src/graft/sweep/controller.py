@@ -482,7 +482,8 @@ def _read(given: Mapping[str, Any], arguments: Sequence[str], loader: Any) -> tu
     except ConfigError as error:
         problems += error.problems
     try:
-        params = OmegaConf.to_container(given["params"], resolve=True) if given["params"] is not None else {}
+        named = given["params"]  # of what is no mapping the options tell
+        params = OmegaConf.to_container(named, resolve=True) if isinstance(named, DictConfig) else {}
         space = read_space(arguments, params, n_trials=given["n_trials"], config_loader=loader)  # type: ignore[arg-type]
     except ConfigError as error:
         problems += error.problems

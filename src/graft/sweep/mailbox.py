@@ -118,7 +118,7 @@ class Inbox:
         messages = []
         for line in whole:
             # A line that its writer did not live to finish tells nothing.
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 if isinstance(message := json.loads(line or b"null"), dict) and "kind" in message:
                     messages.append(message)
         return messages

@@ -123,8 +123,17 @@ class SweepOptions:
         problems.at_least("max_retries", given["max_retries"], 0, "a whole number from 0")
         problems.at_least("max_failures", given["max_failures"], 0, "a whole number from 0, or null for no limit")
         problems.at_least("n_jobs", given["n_jobs"], 1, "a whole number from 1")
+        seed, params = given["seed"], given["params"]
+        problems.unless(
+            seed is None or 0 <= seed < 2**32,
+            f"hydra.sweeper.seed={seed} is not allowed. Allowed: a whole number from 0 and below 2^32, or null.",
+        )
+        problems.unless(
+            params is None or isinstance(params, Mapping | DictConfig),
+            f"hydra.sweeper.params={params} is not allowed. Allowed: keys and what they are, as in "
+            "{head_width: '64,256'}, or null.",
+        )
         problems.raise_if_any()
-        params = given["params"]
         return cls(
             n_trials=given["n_trials"],
             timeout=given["timeout"],
@@ -137,7 +146,7 @@ class SweepOptions:
             study_name=given["study_name"],
             max_retries=given["max_retries"],
             max_failures=given["max_failures"],
-            seed=given["seed"],
+            seed=seed,
             n_jobs=given["n_jobs"],
             observer=given["observer"],
             params=_plain(params) if params is not None else {},

@@ -20,12 +20,22 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, Literal
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    IntervalSweep,
+    Override,
+    Quote,
+    QuotedString,
+    RangeSweep,
+)
 from hydra.errors import HydraException
 
 from graft.errors import ConfigError
@@ -35,6 +45,15 @@ OTHERWISE = "otherwise"
 SAMPLED_TAG = "sampled"
 LOG_TAG = "log"
 KNOWN_TAGS = (SAMPLED_TAG, LOG_TAG)
+
+WORD = re.compile(r"(?!(?:true|false|null|nan|inf)$)[a-z_][a-z_/-]*", re.IGNORECASE | re.ASCII)
+"""Texts that the grammar reads as they are, whatever surrounds them."""
+
+MAX_STEPS = 2**53
+SAMPLABLE = "whole numbers below 2^63, or floats less than 1.7e308 apart, in at most 2^53 steps"
+
+MAX_CELLS = 100_000
+"""More than any sweep can run; a mistyped range makes billions, and would take all memory to list them."""
 
 Plain = str | int | float | bool | None
 
@@ -194,7 +213,16 @@ def read_space(
     definitions = reader.read(arguments, params)
     if reader.problems:
         raise ConfigError(reader.problems)
-    cells = tuple(_cells(definitions))
+    sizes = {key: len(d.values) for key, d in definitions.items() if isinstance(d, Grid) and len(d.values) > 1}
+    # Conditional keys may add to the product, which alone is known without listing.
+    too_many = math.prod(sizes.values()) > MAX_CELLS
+    cells = () if too_many else tuple(itertools.islice(_cells(definitions), MAX_CELLS + 1))
+    if too_many or len(cells) > MAX_CELLS:
+        product = " x ".join(f"{size:,} of {key}" for key, size in sizes.items())
+        raise ConfigError(
+            f"The grid has too many cells ({product or 'conditional keys'}). Allowed: {MAX_CELLS:,}; list fewer "
+            "values, or sample a key, as in key=tag(sampled,range(1,1000)) with hydra.sweeper.n_trials=20."
+        )
     sampled = sorted({key for cell in cells for key in cell.sampled})
     if sampled and n_trials is None:
         raise ConfigError(
@@ -306,7 +334,7 @@ class _Reader:
             self._refuse_hydra(key)
             if _is_conditional(given):
                 definitions[key] = self._conditional(key, given)
-            elif (parsed := self._parse(f"{key}={_yaml_text(given)}")) is not None:
+            elif (parsed := self._parse_yaml(key, given)) is not None:
                 definitions[key] = parsed[1]
         given_as: dict[str, str] = {}
         for argument in arguments:
@@ -322,7 +350,7 @@ class _Reader:
                     f"{bare} is defined twice, by {given_as[bare]} and by {argument}. Allowed: one definition a key."
                 )
             if bare in from_yaml:
-                definitions.pop(from_yaml.pop(bare))
+                definitions.pop(from_yaml.pop(bare), None)  # it may have been refused
             given_as[bare] = argument
             definitions[key] = definition
         self._check_conditions(definitions)
@@ -342,6 +370,23 @@ class _Reader:
         except (HydraException, ValueError) as error:
             self.problems.append(f"{override_text}: {' '.join(str(error).split())}")
             return None
+        except RecursionError:
+            self.problems.append(f"{override_text[:80]}…: this is nested too deeply to be read.")
+            return None
+
+    def _parse_yaml(self, key: str, given: Any) -> tuple[str, Definition] | None:
+        try:
+            text = _yaml_text(given)
+        except ValueError as error:  # YAML reads hexadecimal numbers of any length, which Python does not write out
+            self.problems.append(f"hydra.sweeper.params.{key}: {error}")
+            return None
+        parsed = self._parse(f"{key}={text}")
+        if parsed is not None and parsed[0] != key:
+            self.problems.append(
+                f"hydra.sweeper.params: {key!r} is no key. Allowed: what stands before the = of an override."
+            )
+            return None
+        return parsed
 
     def _definition(self, override: Override) -> Definition:
         key = override.get_key_element()
@@ -380,6 +425,8 @@ class _Reader:
             self.problems.append(f"{shown} is not finite. Allowed: two finite numbers.")
         elif low >= high:
             self.problems.append(f"{shown} is empty. Allowed: interval(low, high) with low below high.")
+        elif not _samplable(low, high):
+            self.problems.append(f"{shown} is too wide to draw from. Allowed: {SAMPLABLE}.")
         if log and low <= 0:
             self.problems.append(
                 f"{shown} cannot be sampled in the log domain from {low}. Allowed: a low end above 0, such as "
@@ -388,20 +435,35 @@ class _Reader:
         return Range(kind, low, high, log)
 
     def _range(self, key: str, value: RangeSweep, *, sampled: bool) -> Definition:
-        if value.step == 0:
-            self.problems.append(f"{key}=range({value.start}, {value.stop}, 0) has a step of 0.")
+        shown = f"{key}=range({value.start}, {value.stop}, {value.step})"
+        if not all(_is_finite(number) for number in (value.start, value.stop, value.step)):
+            self.problems.append(f"{shown} is not finite. Allowed: finite numbers.")
             return Grid(())
-        numbers = list(value.range())
-        if not numbers:
+        if value.step == 0:
+            self.problems.append(f"{shown} has a step of 0.")
+            return Grid(())
+        count = _count(value)
+        if count > MAX_CELLS and not sampled:
             self.problems.append(
-                f"{key}=range({value.start}, {value.stop}, {value.step}) is empty. Allowed: range(start, stop, step) "
+                f"{shown} has {count:,} values. Allowed: {MAX_CELLS:,} in a grid, or tag(sampled, range(…))."
+            )
+            return Grid(())
+        if not count:
+            self.problems.append(
+                f"{shown} is empty. Allowed: range(start, stop, step) "
                 "as in Python, where stop does not belong to the range."
             )
             return Grid(())
-        if sampled and len(numbers) > 1:
-            kind: Literal["int", "float"] = "int" if isinstance(numbers[0], int) else "float"
-            return Range(kind, min(numbers), max(numbers), step=abs(value.step))
-        values = tuple(Value(str(number), number) for number in numbers)
+        if sampled and count > 1:  # not listed: of a sampled range only the ends count, however long it is
+            assert value.start is not None
+            whole = isinstance(value.range(), range)
+            # In decimals, as it is written and as Optuna reckons: three times 0.1 is 0.3.
+            last = Decimal(repr(value.start)) + (count - 1) * Decimal(repr(value.step))
+            low, high = sorted(map(int if whole else float, (value.start, last)))
+            if not _samplable(low, high) or (count > MAX_STEPS and not whole):
+                self.problems.append(f"{shown} has too many values to draw from. Allowed: {SAMPLABLE}.")
+            return Range("int" if whole else "float", low, high, step=abs(value.step))
+        values = tuple(Value(str(number), number) for number in value.range())
         return Choices(values) if sampled else Grid(values)
 
     def _distinct(self, key: str, values: list[Value]) -> tuple[Value, ...]:
@@ -419,7 +481,7 @@ class _Reader:
                 for term in str(condition_text).split(","):
                     if (parsed := self._parse(term.strip())) is not None and isinstance(parsed[1], Fixed):
                         condition[parsed[0]] = parsed[1].value
-            if (parsed := self._parse(f"{key}={_yaml_text(branch)}")) is not None:
+            if (parsed := self._parse_yaml(key, branch)) is not None:
                 branches.append((condition, parsed[1]))
         # `otherwise` is what is left, wherever it is written.
         branches.sort(key=lambda branch: not branch[0])
@@ -448,6 +510,27 @@ class _Reader:
                     )
 
 
+def _samplable(low: float, high: float) -> bool:
+    """Whether samplers can reckon with a range: they subtract its ends, and NumPy's whole numbers have 64 bits."""
+    if isinstance(low, int) and isinstance(high, int):
+        return low >= -(2**63) and high < 2**63
+    return math.isfinite(high - low)
+
+
+def _is_finite(number: float | None) -> bool:
+    try:
+        return number is not None and math.isfinite(number)
+    except OverflowError:  # a whole number that no float can hold
+        return False
+
+
+def _count(value: RangeSweep) -> int:
+    """How many numbers a range has, without listing them."""
+    assert value.start is not None
+    assert value.stop is not None
+    return max(0, math.ceil((Fraction(value.stop) - Fraction(value.start)) / Fraction(value.step)))
+
+
 def _bare(key: str) -> str:
     return key.lstrip("+~")
 
@@ -459,11 +542,24 @@ def _is_conditional(given: Any) -> bool:
 def _value(element: Any) -> Value:
     """An element of Hydra's override grammar, spelt so that the grammar reads it back unchanged."""
     text = Override._get_value_element_as_str(element)
+    if isinstance(element, str) and not WORD.fullmatch(element) and not _reads_back(text, element):
+        # Hydra's functions take quotes off: choice('0') is a text, and 0 would be a number.
+        text = QuotedString(element, Quote.single).with_quotes()
     if isinstance(element, bool):
         text = text.lower()  # as YAML and most users spell it; Hydra would write True
     plain = Override._convert_value(element)
     return Value(text, plain if plain is None or isinstance(plain, str | int | float | bool) else text)
 
+
+def _reads_back(text: str, element: str) -> bool:
+    try:
+        read: object = _PARSER.parse_override(f"key={text}").value()
+    except (HydraException, ValueError):
+        return False
+    return read == element
+
+
+_PARSER = OverridesParser.create()
 
 _YAML_TEXT: dict[type, Callable[[Any], str]] = {
     bool: lambda value: "true" if value else "false",

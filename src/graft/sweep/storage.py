@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from graft import disk
 from graft.errors import ConfigError, FatalError
+from graft.paths import expanded
 from graft.sqlite_file import is_cut_off
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def resolve_storage(storage: str | None, cwd: Path) -> str:
     if storage is None:
         return str(cwd / DEFAULT_STORAGE)
     if "://" not in storage:
-        return str(cwd / Path(storage).expanduser())
+        return str(cwd / expanded(storage))
     if is_sqlite(storage):
         head, _, path = storage.partition(":///")
         return f"{head}:///{cwd / path}" if path else storage
@@ -80,9 +81,9 @@ def open_storage(storage: str, reach_seconds: int = REACH_SECONDS) -> BaseStorag
         Unwritable: A file cannot be written.
     """
     import optuna
-    from optuna.storages import JournalStorage, RDBStorage
+    from optuna.storages import RDBStorage
 
-    from graft.sweep.journal import Journal
+    from graft.sweep.journal import Journal, Studies
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = file_of(storage)
@@ -90,7 +91,7 @@ def open_storage(storage: str, reach_seconds: int = REACH_SECONDS) -> BaseStorag
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
         if "://" not in storage:
-            return JournalStorage(Journal(storage))
+            return Studies(Journal(storage))
         if is_sqlite(storage):
             if path is not None:
                 path.touch()  # a disk that is read-only or full says so, in place of SQLite's words
@@ -101,6 +102,8 @@ def open_storage(storage: str, reach_seconds: int = REACH_SECONDS) -> BaseStorag
             with contextlib.nullcontext() if path is None else FileLock(f"{path}.opening.lock"):
                 return RDBStorage(storage, engine_kwargs={"connect_args": connect_args, "pool_pre_ping": True})
         return _open_server(storage, reach_seconds)
+    except ConfigError:  # about a damaged journal
+        raise
     except Exception as error:
         if (unwritable := disk.unwritable_of(error, path)) is not None:
             raise unwritable from error
