@@ -18,7 +18,7 @@ JSON = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=3)),
     max_leaves=6,
 )
-MESSAGES = st.dictionaries(st.text(max_size=6), JSON, max_size=4)
+MESSAGES = st.dictionaries(st.text(max_size=6), JSON, max_size=4).map(lambda fields: {**fields, "kind": "line"})
 DEEP = st.tuples(st.sampled_from([b"[", b'{"a":', b"[{"]), st.integers(1, 100_000)).map(lambda t: t[0] * t[1])
 JUNK = st.one_of(st.binary(max_size=40), DEEP, st.just(b"9" * 5_000), damaged(MESSAGES.map(json.dumps).map(str.encode)))
 
@@ -42,7 +42,7 @@ def test_whole_messages_arrive_once_and_in_order_whatever_lies_between(
         else:
             post(file, part)
         arrived += inbox.look() if look else []
-    post(file, {})
+    post(file, {"kind": "end"})
     arrived += inbox.look()
     assert inbox.look() == []
     rest = iter(arrived)
@@ -50,6 +50,6 @@ def test_whole_messages_arrive_once_and_in_order_whatever_lies_between(
     assert all(message in rest for message in parts if isinstance(message, dict))
     assert all(isinstance(message, dict) for message in arrived)
     if not any(isinstance(part, bytes) for part in parts):
-        assert arrived == [*parts, {}]
+        assert arrived == [*parts, {"kind": "end"}]
     again = Inbox(file, from_now=True)
     assert again.look() == []

@@ -166,7 +166,7 @@ def test_many_may_open_a_new_sqlite_file_at_once(tmp_path: Path) -> None:
 def test_a_journal_that_is_damaged_is_refused_and_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "study.journal"
     path.write_text('{"op_code":\n{"op_code":4}\n')
-    with pytest.raises(ConfigError, match=f"hydra.sweeper.storage={path} cannot be opened"):
+    with pytest.raises(ConfigError, match=f"hydra.sweeper.storage={path} is damaged at line 1"):
         open_storage(str(path))
     assert path.read_text() == '{"op_code":\n{"op_code":4}\n'
 
