@@ -48,7 +48,8 @@ def open_store(key: str, seconds_a_batch: float = 0) -> tuple[Features, int]:
     return features_of(DIGESTS, key, backbone), extracted
 
 
-def write(key: str) -> None:
+def write(key: str, home: Path) -> None:
+    os.environ["GRAFT_HOME"] = str(home)  # it is forked from a process that may have begun in another test
     open_store(key, SECONDS_A_BATCH)
 
 
@@ -57,10 +58,11 @@ def test_a_writer_killed_at_a_random_moment_leaves_all_or_nothing(home: Path) ->
     moments = random.Random(0)
     found = []
     for number in range(KILLS):
-        writer = PROCESSES.Process(target=write, args=(f"store{number}",))
+        writer = PROCESSES.Process(target=write, args=(f"store{number}", home))
         writer.start()
         folder = home / "mlruns" / "cache" / "features" / f"store{number}"
         while not folder.exists():
+            assert writer.is_alive()
             time.sleep(0.001)
         time.sleep(moments.uniform(0, 1.6 * whole))
         writer.kill()

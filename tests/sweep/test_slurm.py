@@ -63,7 +63,7 @@ def test_a_slot_keeps_its_job_and_a_trial_can_have_one_of_its_own(on_slurm: App,
     assert "4 trials (4 cells) in 2 slots of Slurm (a job for each slot, partition gpu, 1 GPU, 8 GB)" in done.out
     first = slurm.jobs()
     assert len(first) == 2
-    assert {job["state"] for job in first.values()} == {"COMPLETED"}
+    wait_for(lambda: {job["state"] for job in slurm.jobs().values()} == {"COMPLETED"})
     options = first["100"]["options"]
     wanted = {"partition": "gpu", "gpus-per-node": "1", "mem": "8GB", "nice": "5", "job-name": "graft", "time": "240"}
     assert {key: options.get(key) for key in wanted} == wanted
