@@ -229,7 +229,9 @@ def reason_of(error: BaseException) -> str:
             return (cause.strerror or "the connection broke").lower()
         if isinstance(cause, TimeoutError):
             return "no answer in time"
-        cause = cause.__cause__ or cause.__context__
+        # An HTTP library keeps what it met as an argument, too, where it breaks the chain.
+        kept = [getattr(cause, "reason", None), *cause.args]
+        cause = cause.__cause__ or cause.__context__ or next((k for k in kept if isinstance(k, BaseException)), None)
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]} …"
 
