@@ -39,12 +39,13 @@ import servers
 from graft import trial
 from graft.config import TrackingConfig
 from graft.sweep.identity import Identity
+from graft.sweep.opening import open_sweep
 from graft.sweep.options import Part, SweepOptions
 from graft.sweep.outcome import Outcome, State
 from graft.sweep.reporting import Reporter, Ticket
 from graft.sweep.space import read_space
 from graft.sweep.storage import open_storage
-from graft.sweep.study import SweepStudy, open_sweep
+from graft.sweep.study import SweepStudy
 
 FINISHED = 20  # trials that the pruner compares with
 EPOCHS = 10  # of each of those

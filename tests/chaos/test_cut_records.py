@@ -24,11 +24,12 @@ from graft.errors import ConfigError, FatalError
 from graft.sweep import study as studies
 from graft.sweep.identity import Identity
 from graft.sweep.liveness import here
+from graft.sweep.opening import open_sweep
 from graft.sweep.options import SweepOptions
 from graft.sweep.outcome import Outcome, State
 from graft.sweep.space import read_space
 from graft.sweep.storage import open_storage
-from graft.sweep.study import SweepStudy, open_sweep
+from graft.sweep.study import SweepStudy
 from graft.tracking import mlflow_recorder
 from graft.tracking.local_record import LocalRecord
 from graft.tracking.mlflow_recorder import MlflowRecorder

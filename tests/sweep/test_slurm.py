@@ -19,7 +19,7 @@ from tests.sweep.fake_slurm import FakeSlurm
 from graft.errors import ConfigError
 from graft.sweep.mailbox import FROM_WORKER, TO_WORKER, Inbox, NotOurs, make_mailbox, post
 from graft.sweep.slurm_cluster import SlurmOptions, SlurmWorkers
-from graft.sweep.slurm_worker import NoPlace
+from graft.sweep.slurm_place import NoPlace, Place
 
 pytestmark = pytest.mark.usefixtures("_submitit_is_installed")
 
@@ -44,8 +44,8 @@ def on(app: App, slurm: FakeSlurm) -> App:
 def impatient(app: App) -> App:
     """The application, whose command looks at Slurm's queue more often, and says sooner that it waits."""
     source = app.folder / "app.py"
-    patch = "from graft.sweep import slurm_cluster, slurm_worker\n"
-    patch += "slurm_worker.SAY_SECONDS = slurm_cluster.LOOK_SECONDS = 1\n"
+    patch = "from graft.sweep import slurm_place, slurm_queue\n"
+    patch += "slurm_place.SAY_SECONDS = slurm_queue.LOOK_SECONDS = 1\n"
     source.write_text(patch + source.read_text())
     return app
 
@@ -348,6 +348,30 @@ def test_settings_that_are_not_allowed_are_refused_together() -> None:
             "signal_delay_s", "lost_after", "setup", "additional_parameters",
         )
     ]  # fmt: skip
+
+
+class NoQueue:
+    """Has no job, and forgets what it is told."""
+
+    def holds(self, job: str) -> bool:
+        return False
+
+    def cancel(self, job: str) -> None: ...
+    def log(self, job: str) -> Path:
+        return Path("/nowhere")
+
+
+def test_a_place_that_was_given_up_is_not_taken_for_one_again(tmp_path: Path) -> None:
+    """Slurm may begin a job once more that was lost with its node, just before it is told to cancel it."""
+    box = make_mailbox(tmp_path)
+    place = Place(NoQueue(), "17", box, lost_after=0.1)
+    post(box / FROM_WORKER, {"of": "first", "kind": "hello"})
+    place.messages(0)
+    assert (place.tenancy, place.over) == ("first", False)
+    place.abandon()
+    post(box / FROM_WORKER, {"of": "second", "kind": "hello"})
+    place.messages(0)
+    assert (place.tenancy, place.over) == ("first", True)
 
 
 def test_a_mailbox_keeps_messages_apart_from_what_a_killed_writer_left(tmp_path: Path) -> None:

@@ -27,13 +27,14 @@ from graft.sweep.display import Display, make_display, summary
 from graft.sweep.identity import identify
 from graft.sweep.jobs import Answer, Event, Job, JobLauncher, Killed, Printed, Reported
 from graft.sweep.observer import BestTrial, NoObserver, SweepEnded, SweepObserver, SweepStarted, TrialEnded
+from graft.sweep.opening import open_sweep
 from graft.sweep.options import SweepOptions, make_sampler
 from graft.sweep.outcome import Outcome, State, decide
 from graft.sweep.reporting import Ticket
 from graft.sweep.signals import StopRequests
 from graft.sweep.space import Space, read_space
 from graft.sweep.storage import DatabaseFailed, file_of, resolve_storage
-from graft.sweep.study import Claimed, Record, SweepStudy, open_sweep
+from graft.sweep.study import Claimed, Record, SweepStudy
 
 log = logging.getLogger(__name__)
 

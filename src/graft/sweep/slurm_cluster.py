@@ -5,46 +5,28 @@ Where a job runs, and when, is Slurm's to decide.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import json
-import os
 import shutil
-import signal
-import subprocess
 import threading
-import time
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from graft.errors import ConfigError
-from graft.sweep.liveness import DEAD_AFTER_SECONDS, here, mark_of_controller, process_lives
-from graft.sweep.mailbox import NotOurs, mailbox_prefix, make_mailbox, make_private
-from graft.sweep.process import POLL_SECONDS
+from graft.sweep.liveness import DEAD_AFTER_SECONDS, mark_of_controller
+from graft.sweep.mailbox import make_mailbox
 from graft.sweep.slurm_job import BEATS, SlotJob
-from graft.sweep.slurm_worker import NoPlace, Place, SlurmWorker
+from graft.sweep.slurm_place import NoPlace, Place
+from graft.sweep.slurm_queue import LocalQueue, SlurmQueue, make_queue
+from graft.sweep.slurm_worker import SlurmWorker
 from graft.sweep.workers import PoolOptions, not_allowed
-
-COMMENT = "graft "
-"""What the comment of our jobs begins with; the rest says whose they are."""
-
-LOOK_SECONDS = 10.0
-"""How often Slurm is asked for its queue, once for all slots."""
-
-NO_LIMIT = 1_000_000
-"""How often submitit may requeue a job that came to its time limit: what counts is how often a trial died."""
 
 TRIES_AT_FIRST, TRIES_LATER = 2, 6
 """How many jobs in a row may come to nothing where no slot has had a place yet, and where none has one any more."""
 
 LOCAL_WARNING_SECONDS = 30.0
 """What submitit's local jobs have between the warning and their end."""
-
-LEFTOVER_SECONDS = 60.0
-"""How long to wait for jobs of a dead controller to end; Slurm itself kills them after KillWait, 30 s by default."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +169,7 @@ class SlurmWorkers:
     def open(self) -> None:
         if self._queue is not None:
             return
-        self._queue = _make_queue(self._options, self._folder)
+        self._queue = make_queue(self._options.cluster, self._options.parameters(), self._folder)
         self._queue.end_leftovers()
         self._ended.clear()
         threading.Thread(target=self._beat, name="graft-beat", daemon=True).start()
@@ -255,177 +237,3 @@ class SlurmWorkers:
         while not self._ended.wait(self._options.lost_after / BEATS):
             for place in list(self._places.values()):
                 place.beat()
-
-
-class SubmititQueue:
-    """What queues have in common that submitit submits to."""
-
-    def __init__(self, executor: Any) -> None:
-        self._executor = executor
-        self._submitting = threading.Lock()
-        self._jobs: dict[str, Any] = {}
-
-    def submit(self, job: SlotJob) -> str:
-        # What submitit's executors do when several threads submit at once is not said.
-        with self._submitting, _deaf_to_ctrl_c(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                submitted = self._executor.submit(job)
-            except Exception as error:  # of submitit, or of whatever stands behind sbatch
-                raise NoPlace(f"A job cannot be submitted: {gist(error)}.") from error
-        self._jobs[submitted.job_id] = submitted
-        return str(submitted.job_id)
-
-    def log(self, job: str) -> Path:
-        paths = self._jobs[job].paths
-        errors, output = Path(paths.stderr), Path(paths.stdout)
-        return errors if errors.exists() and errors.stat().st_size else output
-
-    def close(self) -> None:
-        for submitted in self._jobs.values():
-            for path in (submitted.paths.submitted_pickle, submitted.paths.result_pickle):
-                with contextlib.suppress(OSError):
-                    Path(path).unlink()
-
-
-class SlurmQueue(SubmititQueue):
-    """Slurm's."""
-
-    def __init__(self, executor: Any) -> None:
-        super().__init__(executor)
-        self._looking = threading.Lock()
-        self._looked = -LOOK_SECONDS
-        self._held: frozenset[str] = frozenset()
-        self._seen: dict[str, float] = {}
-
-    def holds(self, job: str) -> bool:
-        with self._looking:
-            now = time.monotonic()
-            if now - self._looked >= LOOK_SECONDS:
-                self._looked = now
-                listed = _squeue()
-                if listed is None:  # Slurm's daemon may be restarting
-                    return True
-                self._held = frozenset(listed)
-                self._seen |= dict.fromkeys(listed, now)
-            # A job that is requeued may be in no list for a moment.
-            return job in self._held or now - self._seen.setdefault(job, now) < 2 * LOOK_SECONDS
-
-    def cancel(self, job: str) -> None:
-        """Ends the job, if it is not over already."""
-        _scancel(job)
-
-    def end_leftovers(self) -> None:
-        deadline = time.monotonic() + LEFTOVER_SECONDS
-        cancelled: dict[str, dict[str, Any]] = {}
-        while (listed := _squeue()) is None or any(_owner_died(comment) for comment in listed.values()):
-            left = {job: owner for job, comment in (listed or {}).items() if (owner := _owner_died(comment))}
-            for job, owner in left.items():
-                if job not in cancelled:
-                    _scancel(job)
-                    cancelled[job] = owner
-            if time.monotonic() > deadline:
-                raise ConfigError(
-                    f"Slurm does not end the jobs {', '.join(left)} of a sweep whose command was killed, and their "
-                    f"trials may be started again only then. See: squeue --jobs {','.join(left)}"
-                    if left
-                    else "Slurm does not answer squeue, so nobody knows what an earlier command may have left running."
-                )
-            time.sleep(POLL_SECONDS)
-        for job, owner in cancelled.items():
-            # What they were told may hold secrets, and nobody reads it any more.
-            folder = Path(owner["folder"])
-            for path in [*folder.glob(f"{job}_submitted.pkl"), *folder.glob(f"{job}_*_result.pkl")]:
-                path.unlink(missing_ok=True)
-            for box in folder.glob(f"{mailbox_prefix(owner)}*"):
-                shutil.rmtree(box, ignore_errors=True)
-
-
-class LocalQueue(SubmititQueue):
-    """Submitit's jobs on this machine: they start at once."""
-
-    def holds(self, job: str) -> bool:
-        return bool(self._jobs[job].state == "RUNNING")
-
-    def cancel(self, job: str) -> None:
-        process = self._jobs[job]._process
-        if process.poll() is None:
-            process.terminate()  # which it passes on to the job
-
-    def end_leftovers(self) -> None:
-        """Worker processes on this host end with their controller, or by `end_leftover_workers`."""
-
-
-def _make_queue(options: SlurmOptions, folder: Path) -> SlurmQueue | LocalQueue:
-    import submitit
-
-    settings = {f"{options.cluster}_max_num_timeout": NO_LIMIT}
-    try:
-        # submitit, too, keeps in it what a node is to run, as a pickle.
-        make_private(folder)
-    except NotOurs as error:
-        raise ConfigError(
-            f"hydra.launcher.folder={folder}: {error}. Allowed: a folder of yours that nobody else may write to; one "
-            "that is not there yet is made so."
-        ) from error
-    except OSError as error:
-        raise ConfigError(
-            f"hydra.launcher.folder={folder} cannot be made: {error.strerror}. Allowed: a folder that you may write "
-            "to, on a path that all nodes see."
-        ) from error
-    try:
-        executor = submitit.AutoExecutor(folder, cluster=options.cluster, **settings)
-        executor.update_parameters(**options.parameters())
-        if options.cluster == "slurm":
-            comment = COMMENT + json.dumps({**here(left=False), "folder": str(folder)})
-            executor.update_parameters(slurm_comment=comment)
-    except (RuntimeError, ValueError, TypeError, OSError, AssertionError) as error:
-        raise ConfigError(
-            f"hydra/launcher=graft_slurm cannot be used: {gist(error)}. Allowed: a machine with sbatch and srun, or "
-            "hydra.launcher.cluster=local to try it out."
-        ) from error
-    return SlurmQueue(executor) if options.cluster == "slurm" else LocalQueue(executor)
-
-
-def _squeue() -> dict[str, str] | None:
-    """The user's jobs in Slurm's queue with their comments; None if Slurm does not answer."""
-    command = ["squeue", "--noheader", "--user", str(os.getuid()), "--format", "%i|%k"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    rows = [line.strip().partition("|") for line in done.stdout.splitlines() if line.strip()]
-    return {job: comment for job, _, comment in rows}
-
-
-def _scancel(job: str) -> None:
-    with contextlib.suppress(OSError, subprocess.SubprocessError):  # over already, or Slurm does not answer
-        subprocess.run(["scancel", job], capture_output=True, timeout=60, check=False)
-
-
-def _owner_died(comment: str) -> dict[str, Any] | None:
-    """The controller of the job with this comment, if it died on this host."""
-    if not comment.startswith(COMMENT):
-        return None
-    try:
-        owner = json.loads(comment.removeprefix(COMMENT))
-        return owner if process_lives(owner) is False and isinstance(owner["folder"], str) else None
-    except (ValueError, KeyError, TypeError):  # somebody else's
-        return None
-
-
-@contextlib.contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes that this thread starts do not hear Ctrl-C in the terminal; what becomes of them the sweep decides."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def gist(error: BaseException) -> str:
-    """What an error of submitit's or of sbatch's says, in a line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if "error" in line.lower()] or lines
-    return told[-1].rstrip(".") if told else type(error).__name__

@@ -25,10 +25,9 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import optuna
 from optuna.distributions import (
@@ -43,7 +42,6 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from graft.disk import unwritable_of
-from graft.errors import ConfigError
 from graft.sweep import liveness
 from graft.sweep.identity import Identity
 from graft.sweep.liveness import end_leftover_workers, here
@@ -122,7 +120,7 @@ class Record:
 class SweepStudy:
     """The studies of one sweep, for one controller. Used from one thread only, as Optuna's storages are.
 
-    Make one with `open_sweep`.
+    Make one with `graft.sweep.opening.open_sweep`.
     """
 
     def __init__(
@@ -181,8 +179,21 @@ class SweepStudy:
         if file_of(self.storage) is None:
             self._opened.patience = patience  # type: ignore[attr-defined]
 
-    def create_trials(self) -> None:
-        """Creates whatever trials of the budget do not exist yet. The caller holds the lock."""
+    def create(self, identity: Identity, directory: Path) -> None:
+        """Makes what there is not yet of the sweep: its study, and the trials of its budget. The caller holds the lock.
+
+        Args:
+            identity: What a new sweep may be gone on with.
+            directory: Where a new one's trials have their folders.
+        """
+        root = self._study(self.name, create=True)
+        if not self.resumed:
+            root.set_user_attr(DIRECTORY, str(directory))
+            root.set_user_attr(IDENTITY, {"digest": identity.digest, "parts": dict(identity.parts)})
+        # Also of an old one: its creator may have died halfway, and its budget may have grown.
+        self._create_trials()
+
+    def _create_trials(self) -> None:
         wanted: Counter[str] = Counter()
         for number, (cell, position) in enumerate(self._positions):
             name = self._study_name(cell)
@@ -555,75 +566,6 @@ class SweepStudy:
                 self._ids[number] = trial._trial_id
                 if states is None or trial.state in states:
                     yield number, cell, trial
-
-
-def open_sweep(
-    *, storage: str, job_name: str, space: Space, options: SweepOptions, identity: Identity, directory: Path
-) -> SweepStudy:
-    """Opens the sweep that is meant, or creates it.
-
-    With a study name it is the one of that name. Without, it is the latest unfinished sweep of the
-    same identity, or a new one.
-
-    Raises:
-        ConfigError: The named sweep exists and is another one; the differences are shown.
-    """
-    opened = open_storage(storage)
-
-    def open_or_create() -> SweepStudy:
-        oldest_first = sorted(opened.get_all_studies(), key=lambda study: study._study_id)
-        summaries = {study.study_name: study for study in oldest_first}
-        name = options.study_name
-        if name is None:
-            unfinished = [
-                study.study_name
-                for study in summaries.values()
-                if study.user_attrs.get(IDENTITY, {}).get("digest") == identity.digest
-                and not study.user_attrs.get(FINISHED)
-            ]
-            name = unfinished[-1] if unfinished else _new_name(job_name, summaries)
-        existing = name in summaries and not _is_stillborn(opened, summaries[name])
-        if existing:
-            _refuse_if_another(name, summaries[name], identity, options)
-        sweep = SweepStudy(name=name, storage=storage, space=space, options=options, existing=existing)
-        root = sweep._study(name, create=True)
-        if not existing:
-            root.set_user_attr(DIRECTORY, str(directory))
-            root.set_user_attr(IDENTITY, {"digest": identity.digest, "parts": dict(identity.parts)})
-        # Also for an old one: its creator may have died halfway, and its budget may have grown.
-        sweep.create_trials()
-        sweep.join()
-        return sweep
-
-    return ControllerLock(storage, opened)(open_or_create)
-
-
-def _is_stillborn(opened: BaseStorage, study: Any) -> bool:
-    """Whether `study` was created by a controller that died before it could say what the sweep is."""
-    return not study.user_attrs.keys() - {DIRECTORY} and opened.get_n_trials(study._study_id) == 0
-
-
-def _refuse_if_another(name: str, study: Any, identity: Identity, options: SweepOptions) -> None:
-    recorded = study.user_attrs.get(IDENTITY)
-    if recorded is None:
-        raise ConfigError(
-            f"hydra.sweeper.study_name={name} exists in {options.storage or 'the storage'} and is not a sweep of "
-            "Graft's. Allowed: a new name, or the name of a sweep to go on with."
-        )
-    if recorded["digest"] != identity.digest:
-        raise ConfigError(
-            f"hydra.sweeper.study_name={name} is a sweep over something else, so it cannot be gone on with:\n"
-            + "\n".join(identity.differences(recorded["parts"]))
-            + "\nAllowed: the command that started it, or a new name."
-        )
-
-
-def _new_name(job_name: str, taken: Mapping[str, Any]) -> str:
-    base = f"{job_name}-{datetime.now():%Y%m%d-%H%M%S}"
-    name, repetition = base, 2
-    while name in taken:
-        name, repetition = f"{base}-{repetition}", repetition + 1
-    return name
 
 
 def _positions(space: Space, n_trials: int | None) -> Iterator[tuple[Cell, int]]:

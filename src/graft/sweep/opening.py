@@ -1,0 +1,81 @@
+"""Which sweep a command means: the one of a name, the one that it left unfinished, or a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import BaseStorage
+
+from graft.errors import ConfigError
+from graft.sweep.identity import Identity
+from graft.sweep.options import SweepOptions
+from graft.sweep.space import Space
+from graft.sweep.storage import ControllerLock, open_storage
+from graft.sweep.study import DIRECTORY, FINISHED, IDENTITY, SweepStudy
+
+
+def open_sweep(
+    *, storage: str, job_name: str, space: Space, options: SweepOptions, identity: Identity, directory: Path
+) -> SweepStudy:
+    """Opens the sweep that is meant, or creates it.
+
+    With a study name it is the one of that name. Without, it is the latest unfinished sweep of the
+    same identity, or a new one.
+
+    Raises:
+        ConfigError: The named sweep exists and is another one; the differences are shown.
+    """
+    opened = open_storage(storage)
+
+    def open_or_create() -> SweepStudy:
+        oldest_first = sorted(opened.get_all_studies(), key=lambda study: study._study_id)
+        summaries = {study.study_name: study for study in oldest_first}
+        name = options.study_name
+        if name is None:
+            unfinished = [
+                study.study_name
+                for study in summaries.values()
+                if study.user_attrs.get(IDENTITY, {}).get("digest") == identity.digest
+                and not study.user_attrs.get(FINISHED)
+            ]
+            name = unfinished[-1] if unfinished else _new_name(job_name, summaries)
+        existing = name in summaries and not _is_stillborn(opened, summaries[name])
+        if existing:
+            _refuse_if_another(name, summaries[name], identity, options)
+        sweep = SweepStudy(name=name, storage=storage, space=space, options=options, existing=existing)
+        sweep.create(identity, directory)
+        sweep.join()
+        return sweep
+
+    return ControllerLock(storage, opened)(open_or_create)
+
+
+def _is_stillborn(opened: BaseStorage, study: Any) -> bool:
+    """Whether `study` was created by a controller that died before it could say what the sweep is."""
+    return not study.user_attrs.keys() - {DIRECTORY} and opened.get_n_trials(study._study_id) == 0
+
+
+def _refuse_if_another(name: str, study: Any, identity: Identity, options: SweepOptions) -> None:
+    recorded = study.user_attrs.get(IDENTITY)
+    if recorded is None:
+        raise ConfigError(
+            f"hydra.sweeper.study_name={name} exists in {options.storage or 'the storage'} and is not a sweep of "
+            "Graft's. Allowed: a new name, or the name of a sweep to go on with."
+        )
+    if recorded["digest"] != identity.digest:
+        raise ConfigError(
+            f"hydra.sweeper.study_name={name} is a sweep over something else, so it cannot be gone on with:\n"
+            + "\n".join(identity.differences(recorded["parts"]))
+            + "\nAllowed: the command that started it, or a new name."
+        )
+
+
+def _new_name(job_name: str, taken: Mapping[str, Any]) -> str:
+    base = f"{job_name}-{datetime.now():%Y%m%d-%H%M%S}"
+    name, repetition = base, 2
+    while name in taken:
+        name, repetition = f"{base}-{repetition}", repetition + 1
+    return name
