@@ -116,8 +116,11 @@ def test_a_warned_job_is_requeued_and_its_trial_goes_on(on_slurm: App, slurm: Fa
     )
     wait_for(lambda: len(notes(on_slurm, "step")) > 5)
     slurm.warn("100")
-    _, err = running.communicate(timeout=120)
+    out, err = running.communicate(timeout=120)
     assert running.returncode == 0, err
+    assert "#0 x=1: its place was taken away; it waits again" in out
+    # It goes on before another one begins, so that a sweep has few that are half done.
+    assert [number for number, *_ in notes(on_slurm, "start")] == [0, 0, 1]
     assert slurm.calls("scontrol") == [["requeue", "100"]]
     jobs = slurm.jobs()
     assert jobs["100"]["starts"] == 2

@@ -293,8 +293,9 @@ class Controller:
                 time.sleep(TICK_SECONDS)
             self._show_events()
             ended = [final for future in done if (final := self._decide(future)) is not None]
-            if self._space.pure_grid:
-                # Nothing is learnt from a trial, so the free slot need not wait until it is recorded.
+            if self._space.pure_grid and not any(outcome.state == State.INTERRUPTED for *_, outcome in ended):
+                # Nothing is learnt from a trial, so the free slot need not wait until it is recorded. One that was
+                # interrupted is put back by that, and goes first.
                 self._react(requests)
                 self._fill()
             for each in ended:
