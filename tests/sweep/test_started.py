@@ -8,11 +8,19 @@ from pathlib import Path
 
 import optuna
 import pytest
+from omegaconf import OmegaConf
 from optuna.storages import RDBStorage
 from optuna.storages._rdb.models import TrialModel
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from graft.sweep.identity import Identity
+from graft.sweep.opening import open_sweep
+from graft.sweep.options import SweepOptions
+from graft.sweep.outcome import Outcome, State
+from graft.sweep.space import read_space
 from graft.sweep.started import started_trials
+from graft.sweep.storage import open_storage
+from hydra_plugins.graft.config import GraftSweeperConf
 
 TRIALS = 12
 
@@ -85,3 +93,38 @@ def test_trials_that_wait_are_not_read(database: RDBStorage, monkeypatch: pytest
     read.clear()
     assert [trial.number for trial in again.get_trials(deepcopy=False)] == [0, 1, 2]
     assert read == [2]
+
+
+def test_a_sampled_claim_reads_no_trial_that_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a sweep of thousands it would read thousands, for each trial that it starts."""
+    storage = f"sqlite:///{tmp_path}/sweep.db"
+    given = {**OmegaConf.to_container(OmegaConf.structured(GraftSweeperConf)), "n_trials": TRIALS}  # type: ignore[dict-item]
+    sweep = open_sweep(
+        storage=storage,
+        job_name="app",
+        space=read_space(["x=interval(0,1)"], {}, n_trials=TRIALS, config_loader=None),  # type: ignore[arg-type]
+        options=SweepOptions.check(given),
+        identity=Identity({"x": "some"}),
+        directory=tmp_path,
+    )
+    read: list[TrialState] = []
+    build = RDBStorage._build_frozen_trial_from_trial_model
+
+    def counted(self: RDBStorage, model: TrialModel) -> FrozenTrial:
+        read.append(model.state)
+        return build(self, model)
+
+    first = sweep.claim()  # for the first one it looks at all, to know which wait
+    assert first is not None
+    sweep.finish(first, Outcome(State.COMPLETE, (1.0,)))
+    monkeypatch.setattr(RDBStorage, "_build_frozen_trial_from_trial_model", counted)
+    second = sweep.claim()
+    assert second is not None
+    assert 0 <= second.params["x"] <= 1  # type: ignore[operator]
+    # Only the one that it takes, before it takes it.
+    assert read.count(TrialState.WAITING) == 1
+    opened = open_storage(storage)
+    assert isinstance(opened, RDBStorage)
+    opened.remove_session()
+    opened.engine.dispose()
+    open_storage.cache_clear()

@@ -49,6 +49,7 @@ from graft.sweep.options import SEQUENCE_SAMPLERS, SweepOptions, make_pruner, ma
 from graft.sweep.outcome import Outcome, State
 from graft.sweep.reporting import ATTEMPT, OWNER, TOLD_ATTRIBUTE
 from graft.sweep.space import Cell, Choices, Plain, Sampled, Space, Value
+from graft.sweep.started import started_trials
 from graft.sweep.storage import ControllerLock, DatabaseFailed, file_of, open_storage
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ class SweepStudy:
         # A study a cell only where a sampler has to learn within it.
         self._one_study = space.pure_grid or len(space.cells) == 1
         self._studies: dict[str, optuna.Study] = {}
+        self._sampling_studies: dict[str, optuna.Study] = {}
         self._waiting: list[int] = []
         self._ids: dict[int, int] = {}
         self._grid_distributions: dict[str, BaseDistribution | None] = {}
@@ -382,6 +384,7 @@ class SweepStudy:
             if tries > 1:
                 # What the caches hold may have been taken back with the transaction.
                 self._studies.clear()
+                self._sampling_studies.clear()
             return step()
 
         return self._lock(look_anew)
@@ -484,7 +487,7 @@ class SweepStudy:
         position = number if self._one_study else position
         trial_id = self._ids[number]
         name = self._study_name(cell)
-        params = self._sample(self._study(name), cell, position, trial_id)
+        params = self._sample(name, cell, position, trial_id)
         return Claimed(
             number=number,
             cell=cell,
@@ -496,10 +499,11 @@ class SweepStudy:
             deaths=deaths,
         )
 
-    def _sample(self, study: optuna.Study, cell: Cell, position: int, trial_id: int) -> dict[str, Plain]:
+    def _sample(self, name: str, cell: Cell, position: int, trial_id: int) -> dict[str, Plain]:
         """Values for the sampled keys; a trial that has some already keeps them."""
         if not cell.sampled:
             return {}
+        study = self._sampling_study(name)
         study.sampler = self._sampler(cell, position)
         study._thread_local.cached_all_trials = None
         trial = optuna.Trial(study, trial_id)
@@ -540,6 +544,15 @@ class SweepStudy:
                     storage=self._opened, study_name=name, sampler=sampler, pruner=pruner
                 )
         return self._studies[name]
+
+    def _sampling_study(self, name: str) -> optuna.Study:
+        """A study without the trials that wait: no sampler learns from them, and a database reads all each time."""
+        if name not in self._sampling_studies:
+            usual = self._study(name)
+            self._sampling_studies[name] = optuna.load_study(
+                storage=started_trials(self._opened), study_name=name, sampler=usual.sampler, pruner=usual.pruner
+            )
+        return self._sampling_studies[name]
 
     def _opened_for(self, number: int) -> BaseStorage:
         """The storage as Optuna's studies see it, with their cache in front of a database."""
