@@ -88,11 +88,11 @@ cluster-down: ## Stop both; their data stays in mlruns/cluster
 	@test -x $(BIN)/graft || { echo "Nothing is installed yet: make setup"; exit 2; }
 	@$(IN_VENV) graft cluster down
 
-test: setup lint ## Lint, types, import rules and the whole test suite
+test: setup lint ## Lint, types, import rules and the whole test suite, and what of Graft it executed
 	-@$(IN_VENV) python .ci/audit.py
 	@if test -n "$(PYTHON311)"; then $(MAKE) --no-print-directory $(ESTIMATOR)/.installed; \
 	  else echo "There is no Python 3.11 here: the tests of loop=estimator skip"; fi
-	$(IN_VENV) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(IN_VENV) python -m tests.coverage -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: setup ## Hundreds of faults at random moments, half an hour, and a table of them; SEED= repeats a run
 	@$(IN_VENV) python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(ARGS)
