@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from graft.comparison import Comparison, TrialRow, by_key, show
+from graft.comparison import Comparison, TrialRow, by_key, read, show
 from graft.comparison.record import UI
 from graft.console import PlainConsole
 from graft.errors import ConfigError
@@ -62,6 +64,24 @@ def test_pages_that_a_server_shows_need_no_make_ui() -> None:
     assert "Curves     make ui, then http://127.0.0.1:5000/#/metric" in printed(FROZEN)
     for server in ("http://mlflow.example:5000", "http://127.0.0.1:5000"):
         assert f"Curves     {server}/#/metric" in printed(FROZEN, server=server)
+
+
+def test_a_sweep_that_lost_its_name_is_passed_over() -> None:
+    def run(run_id: str, **tags: str) -> Any:
+        return SimpleNamespace(
+            info=SimpleNamespace(run_id=run_id), data=SimpleNamespace(tags={f"graft.{k}": v for k, v in tags.items()})
+        )
+
+    class Store:
+        uri, experiment_id, experiment_name = "sqlite:///nowhere.db", "1", "graft"
+
+        def find(self, *, kind: str, **_: str) -> list[Any]:
+            return [run("nameless"), run("named", sweep="widths")] if kind == "sweep" else []
+
+    for sweep in (None, "widths", "named"):
+        assert read(cast(Any, Store()), sweep).parent_run_id == "named"
+    with pytest.raises(ConfigError, match="There is no sweep nameless; the latest are: widths"):
+        read(cast(Any, Store()), "nameless")
 
 
 def swept(*values: tuple[str, str, str, float]) -> Comparison:

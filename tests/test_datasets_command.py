@@ -114,6 +114,7 @@ def test_the_contact_sheet_shows_the_images_of_each_class(photos: Path, tmp_path
         (["--plot", "sheet.png"], "of which data set?"),
         (["digits", "--download"], "digits is none"),
         (["digts"], "did you mean digits?"),
+        (["x" * 300], "there is no such data set or folder"),
     ],
 )
 def test_a_mistake_is_answered(home: Path, arguments: list[str], text: str) -> None:

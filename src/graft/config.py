@@ -26,8 +26,8 @@ from graft.paths import expanded, home, records
 
 Scalar = bool | int | float | str | None
 
-LEAST_FLOAT32 = 1.2e-38
-BELOW_ONE_IN_FLOAT32 = 1 - 2**-25
+LEAST_FLOAT32 = 1.2e-38  # what is smaller has not all its digits there, and processors take it for 0
+ONE_IN_FLOAT32 = 1 - 2**-25  # from here on a number is rounded to 1
 
 
 def _no_zero_in_float32(value: float) -> float:
@@ -37,7 +37,7 @@ def _no_zero_in_float32(value: float) -> float:
 
 
 def _below_one_in_float32(value: float) -> float:
-    if value >= BELOW_ONE_IN_FLOAT32:
+    if value >= ONE_IN_FLOAT32:
         raise ValueError("training computes in float32, where this is 1; allowed is a number from 0 and below 1")
     return value
 
@@ -70,6 +70,12 @@ class DefaultLearningRates(Group):
 
 
 class FeaturesConfig(Group):
+    """Whether the features of a frozen backbone are stored, what makes them, and from where they are fed.
+
+    Attributes:
+        memory_budget_mb: Those of up to so many megabytes, of 10^6 bytes, are fed from memory, larger ones from files.
+    """
+
     mode: Literal["auto", "cached", "live"] = Field(description="auto, cached or live")
     engine: Literal["auto", "xnnpack", "constants", "tensorflow"] = Field(
         description="auto, xnnpack, constants or tensorflow"
@@ -85,6 +91,8 @@ class LoopConfig(Group):
 
 
 class TrackingConfig(Group):
+    """Where a run is recorded. Paths are absolute here; a relative one started at `graft.paths.home()`."""
+
     uri: str = Field(min_length=1, description="an MLflow tracking URI such as sqlite:///mlruns/mlflow.db")
     artifacts: str | None = Field(min_length=1, description="a folder, or null where the server decides")
     experiment: str = Field(min_length=1, description="the name of an MLflow experiment")

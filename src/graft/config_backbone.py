@@ -75,7 +75,10 @@ def settled_backbone(values: Any) -> Any:
     """The keys of `backbone` with `auto` settled: what `known` says if it is about the URL, else None.
 
     A group of `conf/backbone` says under `known` what holds for its own URL, so that with `backbone.url=` of another
-    module nothing of it counts.
+    module nothing of it counts. What is no mapping comes back as it is, for pydantic to refuse.
+
+    Raises:
+        ValueError: if `known` is no mapping, or has keys that a backbone does not have.
     """
     if not isinstance(values, Mapping):
         return values

@@ -56,7 +56,11 @@ def find(target: str, data_dir: str | None, *, download: bool) -> tuple[AnyDatas
 
 
 def summarise(images: ImageSet) -> Summary:
-    """Reads and decodes every image once."""
+    """What is in a data set: reads and decodes every image once.
+
+    Raises:
+        OSError: if an image is gone since it was found.
+    """
     from graft.runtime import stderr_set_aside
 
     with stderr_set_aside("TensorFlow was imported"):
@@ -191,7 +195,7 @@ def _meant(target: str, data_dir: str | None) -> tuple[str, dict[str, Any]]:
     if (
         (os.sep in target and not _is_of_tfds(target, data_dir))
         or target.startswith((".", "~"))
-        or anchored(target).is_dir()
+        or os.path.isdir(anchored(target))  # not Path's, which raises for a name that is too long
     ):
         return "image_folder", {"path": target}
     if _is_of_tfds(target, data_dir):
@@ -205,7 +209,7 @@ def _meant(target: str, data_dir: str | None) -> tuple[str, dict[str, Any]]:
 def _is_of_tfds(target: str, data_dir: str | None) -> bool:
     base = target.split("/")[0].split(":")[0]
     folder = Path(tfds.own_data_dir()) if data_dir is None else anchored(data_dir)
-    return bool(base) and (base in tfds.known_names() or (folder / base).is_dir())
+    return bool(base) and (base in tfds.known_names() or os.path.isdir(folder / base))
 
 
 def _say_some(say: Any, what: str, lines: list[str]) -> None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from graft.loop.result import Confusion, History, best_epoch
 
-CLASSES_NAMED = 60
+CLASSES_NAMED = 60  # more names would lie over each other
 CLASSES_COUNTED = 20
 NAME_SHOWN = 16  # characters of a class's name
 

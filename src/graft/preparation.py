@@ -92,7 +92,7 @@ def prepare(config: Config) -> Prepared:
 
     Raises:
         ConfigError: if the data set or the backbone cannot be used, or they do not fit each other.
-        FatalError: as `check`.
+        FatalError: as `check`; if the data set cannot be downloaded, or what is made of it cannot be stored.
     """
     config = check(config)
     data, backbone, same_data = _find(config)
@@ -108,6 +108,7 @@ def find(config: Config) -> tuple[Data, SavedBackbone]:
 
     Raises:
         ConfigError: if one of them cannot be used.
+        FatalError: as `prepare`.
     """
     data, backbone, _ = _find(check(config))
     return data, backbone

@@ -45,7 +45,7 @@ class Occasion:
         front: Shows the run while it goes on.
         tags: What tells this kind of run from others, `graft.kind` first.
         overrides: What was asked for, as it is typed.
-        parent_run_id: The MLflow run that it is shown under.
+        parent_run_id: The MLflow run that it is shown under; None for a run on its own.
         if_interrupted: What the user can do then; empty where the sweep says it.
         secrets: What must not be recorded.
     """
@@ -63,7 +63,23 @@ class Occasion:
 def recorded(
     config: Config, prepared: Prepared, occasion: Occasion, stop_reason: StopSignal
 ) -> Iterator[tuple[Recorder, MlflowRecorder]]:
-    """Opens the run's record; closes it as failed or interrupted if an exception leaves the block."""
+    """Opens the run's record; closes it as failed or interrupted if an exception leaves the block.
+
+    Without one, the block closes the first of what it is given: it alone knows how the run ended.
+
+    Args:
+        config: The run, completely described.
+        prepared: Made from `config`.
+        occasion: As what the run takes place.
+        stop_reason: Asked once an exception came, as TensorFlow makes another one of an interruption.
+
+    Yields:
+        All recorders as one, and among them the one that writes to MLflow.
+
+    Raises:
+        FatalError: if MLflow refuses the run; in place of an exception that comes from a full disk, `Unwritable`.
+        Interrupted: in place of an interruption's, where `occasion` has a text for it.
+    """
     from graft.tracking.mlflow_recorder import MlflowRecorder
     from graft.tracking.recorder import Recorders
     from graft.tracking.tensorboard import TensorBoardRecorder

@@ -48,7 +48,9 @@ def train(composed: DictConfig) -> float | dict[str, float]:
 
     Raises:
         ConfigError: before anything is started or recorded.
+        FatalError: if a download fails, the tracking server cannot be used, or a disk takes nothing more.
         FailedTrial: if training cannot give a result; the record says so.
+        Interrupted: if a run on its own was stopped; the text says how to go on.
     """
     secrets = Secrets.of(composed)
     secrets.watch()
@@ -115,9 +117,13 @@ def carry_out(config: Config, prepared: Prepared, occasion: Occasion, stop_reaso
         stop_reason: Asked after every epoch whether to stop.
         started: When the run began, by `time.perf_counter`.
 
+    Returns:
+        What came out. Its `total_seconds` are those of this attempt alone.
+
     Raises:
+        FatalError: if MLflow refuses the run, or a disk takes nothing more.
         FailedTrial: if training cannot give a result; the record says so.
-        Interrupted: if it was stopped; the text says how to go on.
+        Interrupted: if it was stopped, where `occasion` has a text for that, which says how to go on.
     """
     with recorded(config, prepared, occasion, stop_reason) as (recorder, mlflow_recorder):
         result = _fit(config, prepared, recorder, occasion.directory, stop_reason)
@@ -137,12 +143,12 @@ def run(config: Config, recorder: Recorder, directory: Path, stop_reason: StopSi
     Args:
         config: The run, completely described.
         recorder: Gets the metrics while training goes on; it is not closed.
-        directory: Where checkpoints go; one that holds some is gone on from.
+        directory: Where checkpoints go; one that holds some is gone on from. No other process may write there.
         stop_reason: Asked after every epoch whether to stop.
 
     Raises:
-        ConfigError: as `prepare` does.
-        FailedTrial: if the loss is no longer finite.
+        ConfigError, FatalError: as `prepare` does.
+        FailedTrial: if the loss is no longer finite, or the best checkpoint is damaged.
     """
     config = check(config)
     return _fit(config, prepare(config), recorder, directory, stop_reason)

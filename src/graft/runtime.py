@@ -109,7 +109,8 @@ def stderr_set_aside(during: str, failure_level: int = logging.ERROR) -> Iterato
     """Keeps what C++ code writes to stderr out of sight, unless the block fails.
 
     TensorFlow 2.21 prints a dozen lines about CPU instructions and missing CUDA drivers before any of its own
-    settings for logging take effect, and its converters print more. They go to the log.
+    settings for logging take effect, and its converters print more. They go to the log. It holds for the whole process:
+    what other threads write meanwhile is kept, too.
 
     Args:
         during: What happened meanwhile, for the log.

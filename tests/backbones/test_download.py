@@ -66,6 +66,11 @@ def test_a_redirect_leads_to_http_only(server: Server, tmp_path: Path) -> None:
             fetched(server.serve("/m", redirect(elsewhere)), tmp_path)
 
 
+def test_a_redirect_to_no_address_is_refused(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(download.Refused, match="no address"):
+        fetched(server.serve("/m", redirect("http://[")), tmp_path)
+
+
 def test_a_redirect_in_a_circle_ends(server: Server, tmp_path: Path) -> None:
     with pytest.raises(download.Refused, match="302"):
         fetched(server.serve("/m", redirect("/m")), tmp_path)

@@ -68,6 +68,7 @@ def test_the_digest_to_pin_by_is_printed_and_accepted(
 ) -> None:
     done = CliRunner().invoke(app, ["backbones", address])
     assert done.exit_code == 0, done.output
+    assert re.search(r"^features +[1-9]", done.stdout, re.MULTILINE)  # although it was not there before
     (pin,) = re.findall(r"^backbone\.sha256=[0-9a-f]{64}$", done.stdout, re.MULTILINE)
     assert pin == f"backbone.sha256={saved_model.content_digest(tiny)}"
     config = make_config(f"backbone.url={address}", "backbone.value_range=[0,1]", pin, STRICT)

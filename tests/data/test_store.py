@@ -156,12 +156,14 @@ def test_an_image_that_changes_after_it_was_hashed_is_noticed(make_config: MakeC
         pipeline.prepare(images, parts, config)
 
 
-@pytest.mark.parametrize("damage", ["cut", "index gone", "index nonsense", "pixels zeroed"])
+@pytest.mark.parametrize("damage", ["cut", "emptied", "index gone", "index nonsense", "pixels zeroed"])
 def test_a_damaged_store_is_made_again(make_config: MakeConfig, folder: Path, home: Path, damage: str) -> None:
     before = pixels(prepared(make_config, folder))
     stored = next(entry for entry in (home / "mlruns/cache/images").iterdir() if entry.is_dir())
     if damage == "cut":
         os.truncate(stored / "pixels.npy", 500)
+    elif damage == "emptied":
+        os.truncate(stored / "pixels.npy", 0)
     elif damage == "pixels zeroed":
         content = (stored / "pixels.npy").read_bytes()
         (stored / "pixels.npy").write_bytes(content[:128] + bytes(len(content) - 128))

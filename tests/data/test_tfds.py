@@ -130,6 +130,19 @@ def test_images_are_read_by_their_place_and_the_index_is_made_once(
     assert entry.about == "where the 40 images of cats_and_dogs/1.0.0 lie"
 
 
+@pytest.mark.parametrize("left", [0, 1000])
+def test_a_damaged_index_is_made_again(
+    make_config: MakeConfig, overrides: list[str], left: int, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    named = make_config(*overrides, "dataset.name=cats_and_dogs").dataset
+    before = splits.choose(named)[0].sha256()
+    (entry,) = (entry for entry in manage.entries() if entry.kind == "indexes")
+    os.truncate(entry.path / tfds.ROWS, left)
+    tfds._read.cache_clear()
+    assert splits.choose(named)[0].sha256() == before
+    assert "is damaged and is made again" in caplog.text
+
+
 def test_a_set_that_changes_gets_a_new_index(make_config: MakeConfig, tmp_path: Path, home: Path) -> None:
     prepare(tmp_path, {"train": pictures(12)})
     config = make_config("dataset=tfds", f"dataset.data_dir={tmp_path}", "dataset.name=cats_and_dogs").dataset

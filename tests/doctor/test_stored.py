@@ -13,14 +13,14 @@ from tests.images import write_classes
 from graft import paths
 from graft.backbones import folder_cache
 from graft.config_dataset import ImageFolderConfig
-from graft.data import sources
+from graft.data import sources, tfds
 from graft.data.splits import Rows
 from graft.data.store import open_store
 from graft.features import tflite_file
 from graft.features.store import Matrix, features_of
 
 KEY = "0123456789abcdef01234567"
-OTHER, THIRD = KEY[4:], KEY[8:]  # whose ids differ
+OTHER, THIRD, FOURTH = KEY[4:], KEY[8:], KEY[12:]  # whose ids differ
 
 
 def store_images(folder: Path) -> None:
@@ -60,11 +60,20 @@ def store_engine(folder: Path) -> None:
     folder_cache.ensure(paths.cache() / "engines" / f"xnnpack-{THIRD}", build, tflite_file.digest)
 
 
+def store_index(folder: Path) -> None:
+    index = paths.cache() / "indexes" / f"cats_and_dogs-{FOURTH}"
+    index.mkdir(parents=True)
+    rows = {name: np.zeros((100, 32) if name == "digests" else 100, np.uint8) for name in tfds.COLUMNS}
+    np.savez(index / tfds.ROWS, **rows)
+    (index / tfds.FACTS).write_text("{}")
+
+
 KINDS = {
     "images": (store_images, "pixels.npy"),
     "features": (store_features, "*.npy"),
     "backbones": (store_backbone, "saved_model.pb"),
     "engines": (store_engine, tflite_file.NAME),
+    "indexes": (store_index, tfds.ROWS),
 }
 
 
@@ -78,7 +87,7 @@ def test_a_flipped_bit_is_found_and_the_remedy_works(
     assert doctor().only(kind).text.startswith("1 stored, ")
     file = min((paths.cache() / kind).glob(f"*/{KINDS[kind][1]}"))
     content = bytearray(file.read_bytes())
-    content[-1] ^= 1
+    content[len(content) // 4] ^= 1
     file.write_bytes(content)
     found = doctor()
     assert (found.exit_status, found.problems) == (1, [kind])

@@ -116,7 +116,7 @@ def test_copies_of_an_image_share_their_features(home: Path) -> None:
     check(features, ["1", "2", "1", "1"])
 
 
-@pytest.mark.parametrize("damage", ["flipped bit", "cut", "index cut", "features gone"])
+@pytest.mark.parametrize("damage", ["flipped bit", "cut", "emptied", "index cut", "features gone"])
 def test_a_damaged_part_is_extracted_again_and_the_others_stay(home: Path, damage: str) -> None:
     opened(TEN[:5])
     whole = set(part_files(home, ".npy"))
@@ -128,6 +128,8 @@ def test_a_damaged_part_is_extracted_again_and_the_others_stay(home: Path, damag
         broken.write_bytes(content)
     elif damage == "cut":
         os.truncate(broken, broken.stat().st_size - 1)
+    elif damage == "emptied":
+        os.truncate(broken, 0)
     elif damage == "index cut":
         os.truncate(broken.with_suffix(".json"), 10)
     else:

@@ -25,7 +25,8 @@ from tests.serving import ask, free_port, post, serving
 from typer.testing import CliRunner
 
 from graft.cli import app
-from graft.errors import GraftError
+from graft.errors import ConfigError, GraftError
+from graft.prediction import predict
 
 CLASSES = ["dark", "grey", "light"]
 SPLITS = {"train": 16, "val": 8, "test": 8}
@@ -201,6 +202,11 @@ def test_images_that_cannot_be_read_are_all_named(trained: Trained, tmp_path: Pa
     assert done.returncode == 2
     assert "lost.jpg: there is no such file" in done.stderr
     assert f"{tmp_path}: this is a folder" in done.stderr
+
+
+def test_a_name_that_no_file_can_have_is_that_of_no_file() -> None:
+    with pytest.raises(ConfigError, match="x: there is no such file"):
+        predict.check(["x" * 300])
 
 
 def test_a_backbone_that_is_not_what_it_was_is_refused(trained: Trained, backbone: Path) -> None:

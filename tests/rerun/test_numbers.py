@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import pytest
 
+from graft.console import PlainConsole
 from graft.loop.result import EPOCH_METRICS, SUMMARY_METRICS
+from graft.rerun import Rerun, telling
 from graft.rerun.numbers import Metrics, compare, flaws
 from graft.tracking.recorded_run import RecordedRun
 
@@ -111,3 +114,14 @@ def test_a_whole_record_has_no_flaw() -> None:
 )
 def test_a_record_that_is_not_whole_is_told(run: RecordedRun, flaw: str) -> None:
     assert any(each.startswith(flaw) for each in flaws(run))
+
+
+def test_the_same_numbers_of_a_record_that_is_not_whole_are_summed_up() -> None:
+    same = compare(RECORDED, RECORDED, ended=True, whole=True)
+    flawed = ("test_loss is missing",)
+    done = Rerun("id", "a run", 3, "new", (), same, "", flawed, "", (), False, None, None, None)
+    console = PlainConsole(file=io.StringIO(), width=120)
+    console.print(telling.summary([done]))
+    printed = console.file.getvalue()
+    assert "0 of 1 trials are exact" in printed
+    assert "the same; the record is not whole" in printed

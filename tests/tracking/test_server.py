@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -36,6 +37,7 @@ from graft.tracking import mlflow_recorder
 from graft.tracking.local_record import LocalRecord
 from graft.tracking.mlflow_recorder import MlflowRecorder
 from graft.tracking.mlflow_store import open_store
+from graft.tracking.mlflow_sweep import MlflowSweep
 from graft.tracking.sweep_observer import MlflowSweepObserver
 
 TAGS = {"graft.kind": "single"}
@@ -382,6 +384,22 @@ def end(observer: MlflowSweepObserver, sweep: SweepStarted) -> None:
     folder = sweep.directory / "0"
     observer.trial_ended(TrialEnded(0, 0, "complete", {}, None, "", ("seed=0",), {}, {}, folder, 1.0))
     observer.sweep_ended(SweepEnded("s", 2, {"complete": 1, "waiting": 1}, (), 1.0, {}, True))
+
+
+def test_a_sweep_whose_server_goes_away_as_it_begins_is_told(
+    tracking: TrackingConfig, sweep_of: SweepStarted, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = MlflowSweep.open
+
+    def opened_and_gone(sweep: MlflowSweep) -> None:
+        opened(sweep)
+        line.down()
+
+    monkeypatch.setattr(MlflowSweep, "open", opened_and_gone)
+    config = sweep_of.config.copy()
+    config.tracking.uri, config.tracking.artifacts = tracking.uri, None
+    with pytest.raises(FatalError, match="stopped answering"):
+        MlflowSweepObserver().sweep_started(replace(sweep_of, config=config))
 
 
 def test_a_parent_that_was_deleted_is_made_anew_with_the_trials_that_it_had(

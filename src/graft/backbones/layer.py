@@ -49,6 +49,7 @@ def hub_layer(
         ConfigError: If TensorFlow cannot load the SavedModel, or it cannot be called on such images,
             gives no feature vector, gives one of another width than `feature_width`, should be
             trained and cannot be, or should be with a `batch_norm_momentum` that it does not take.
+        MemoryError, ResourceExhaustedError: If there is no memory for it, which is no fault of the module.
     """
     # Late, because TensorFlow takes seconds to import and a configuration is checked without it.
     import tensorflow as tf

@@ -86,7 +86,8 @@ def look_up(target: str, folder: Path | None = None) -> Option:
     if target not in named:
         composed.url = target
     name, config = target if target in named else backbone_name(target), _config(named.get(target), composed)
-    return replace(_option(name, config), sha256=source.digest(config))
+    digest = source.digest(config)  # first: what has to be downloaded can tell nothing before
+    return replace(_option(name, config), sha256=digest)
 
 
 def show_one(option: Option, console: PlainConsole) -> None:

@@ -142,7 +142,11 @@ def interface_of(backbone: Backbone) -> Interface:
 
 
 def range_of(backbone: Backbone) -> tuple[float, float] | None:
-    """What black and white are by the convention of where `backbone` comes from; None where there is none."""
+    """What black and white are by the convention of where `backbone` comes from; None where there is none.
+
+    Raises:
+        ConfigError: If its handle is none.
+    """
     if _package_name(backbone) is not None or _trained_name(backbone) is not None:
         return HUB_RANGE
     remote = handle.remote(backbone.url)
@@ -154,6 +158,7 @@ def kept(backbone: Backbone) -> Path | None:
 
     Raises:
         ConfigError: If its handle is none.
+        OSError: If it is an archive that cannot be read.
     """
     name = _package_name(backbone)
     if name is not None:

@@ -21,7 +21,7 @@ _held: dict[Path, int] = {}
 
 
 def describe(folder: Path, **facts: Fact) -> None:
-    """Says in words what the entry in `folder` is: `backbone=`, `image_size=` in pixels, `classes=`."""
+    """Says what the entry in `folder` is, for `graft cache ls`: `backbone=`, `image_size=` in pixels, and so on."""
     partial = folder / f"{ABOUT}.partial"
     with contextlib.suppress(OSError):
         partial.write_text(json.dumps(facts))

@@ -34,7 +34,7 @@ def parse_size(text: str, option: str) -> int:
 
 
 def size_in_words(size: int) -> str:
-    """Such as ``14.6 MB``: decimal units, as in what `parse_size` takes."""
+    """A number of bytes, such as ``14.6 MB``: in decimal units, which `parse_size` takes too."""
     value, unit = float(size), "B"
     for larger in ("kB", "MB", "GB", "TB"):
         if value < 999.95:

@@ -29,7 +29,8 @@ class TrialRow:
 
     `epoch_seconds` is the median of its epochs as they ran, `epoch_seconds_live` what it would be with the backbone run
     on every image, `total_seconds` the whole trial as it ran, with the `extraction_seconds` that it paid
-    for features. `test_images` and `training_images` are the sizes of splits, `overrides` what was asked for.
+    for features. `test_images` and `training_images` are the sizes of splits, `overrides` what was asked for,
+    `checkpoint` the path or URI of the best one.
     """
 
     number: int
@@ -164,13 +165,15 @@ def compare(tracking: TrackingConfig, sweep: str | None) -> Comparison:
 
     Raises:
         ConfigError: if there is no such sweep; the text names the latest ones.
+        FatalError: if the store cannot be used.
     """
     return read(open_store(tracking, create=False), sweep)
 
 
 def read(store: Store, sweep: str | None) -> Comparison:
     """As `compare`, from a store that is open."""
-    parents = store.find(kind="sweep")
+    # One that lost its name, as a run that was edited may, has no trials that could be found.
+    parents = [run for run in store.find(kind="sweep") if run.data.tags.get("graft.sweep")]
     parent = next((run for run in parents if sweep in (None, run.info.run_id, run.data.tags["graft.sweep"])), None)
     if parent is None:
         names = [run.data.tags["graft.sweep"] for run in parents]

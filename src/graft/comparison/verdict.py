@@ -138,7 +138,10 @@ def _one_image(comparison: Comparison) -> float:
 
 
 def cost(comparison: Comparison) -> str:
-    """What fine-tuning costs more; epochs are set side by side as with the backbone run on every image."""
+    """What fine-tuning costs more, for a comparison with both sides.
+
+    Epochs are set side by side as with the backbone run on every image.
+    """
     frozen, finetuned = comparison.sides
     slow_down = comparison.slow_down or 1.0
     text = (

@@ -14,9 +14,9 @@ import tensorflow as tf
 FLIP, AREA, TOP, LEFT, BRIGHTNESS, CONTRAST, SATURATION = range(7)  # columns of the draws
 COLUMNS = 7
 STREAM = 0xA06  # dropout draws with the key (seed, step): the same key would give the same numbers
-LEAST_AREA = 0.8
-JITTER = 0.2
-LUMA = (0.299, 0.587, 0.114)
+LEAST_AREA = 0.8  # of a crop, as a fraction of the image's
+JITTER = 0.2  # factors go from 1 - JITTER to 1 + JITTER
+LUMA = (0.299, 0.587, 0.114)  # what red, green and blue count in grey: ITU-R BT.601, as in torchvision
 
 
 def draws(images: int, *, seed: int, epoch: int | tf.Tensor) -> tf.Tensor:

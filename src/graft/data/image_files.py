@@ -33,6 +33,6 @@ def read_index(folder: Path, shape: tuple[int, ...] | None = None) -> dict[str, 
         pixels = np.load(folder / PIXELS, mmap_mode="r")
         # Reading it all costs a fraction of one epoch, and brings it into memory.
         whole = pixels.dtype == np.uint8 and file_sha256(folder / PIXELS) == index["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError):  # numpy's for a file of no bytes is an EOFError
         return None
     return index if whole and shape in (None, pixels.shape) else None

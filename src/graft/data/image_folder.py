@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from graft.config_dataset import ImageFolderConfig
+from graft.cpus import usable_cpus
 from graft.data.image_set import SPLITS, ImageSet, Split, printable
 from graft.digests import file_sha256
 from graft.errors import ConfigError
@@ -176,7 +177,7 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def _digests(paths: list[Path]) -> tuple[str, ...]:
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=usable_cpus()) as pool:
         told = list(pool.map(_file_sha256, paths))
     if problems := [error for error in told if isinstance(error, OSError)]:
         texts = [

@@ -30,7 +30,8 @@ class ImageSet:
         labels: int32 [images].
         digests: SHA-256 of each image's content as hexadecimal text.
         names: What to call each image in a message.
-        read: Gives the content of one image. May be called from several threads.
+        read: Gives the content of the image in a row. May be called from several threads. Raises OSError for a file
+            that cannot be read any more.
         official: int8 [images], the place in `SPLITS` of the split that each image comes in; None if the set comes
             undivided.
     """

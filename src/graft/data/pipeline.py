@@ -35,6 +35,9 @@ class InMemory:
     Args:
         inputs: They have to fit into memory.
         labels: int32 [images].
+
+    Attributes:
+        tensors: All inputs, [images, …], and all labels, int32 [images], as TensorFlow's.
     """
 
     def __init__(self, inputs: Inputs, labels: npt.NDArray[np.int32]) -> None:
@@ -58,7 +61,7 @@ class Data:
     Attributes:
         images: The images in use, their labels and digests.
         inputs: What is fed for each of them: resized pixels, or features.
-        splits: Rows of both.
+        splits: Rows of `images`, and of `inputs`.
         sha256: Fingerprint of the images and classes in use.
         unreadable: Names of images that were left out.
         augmentation: What becomes of training images at random. Needs pixels as inputs, unless it is ``none``.
@@ -82,7 +85,8 @@ class Data:
     def train_batches(self, batch_size: int, *, seed: int, epoch: int) -> tf.data.Dataset:
         """The training split, augmented, in an order that `seed` and `epoch` alone decide.
 
-        So an epoch that is run again after a crash sees the same batches as it would have without one.
+        So an epoch that is run again after a crash sees the same batches as it would have without one. They are as
+        those of `batches`.
         """
         return self._training(self.train_order(seed=seed, epoch=epoch), batch_size, seed=seed, epoch=epoch)
 
@@ -151,6 +155,7 @@ def prepare(images: ImageSet, parts: Splits, config: Config) -> Data:
 
     Raises:
         ConfigError: for unreadable images under ``dataset.on_corrupt=error``, or if without them a class is missing.
+        FatalError: if an image changed meanwhile or is gone, or the resized ones cannot be stored.
     """
     store = open_store(images, config.image_size, on_corrupt=config.dataset.on_corrupt)
     parts = parts.within(store.places)

@@ -56,6 +56,7 @@ def choose(config: AnyDatasetConfig) -> tuple[ImageSet, Splits]:
 
     Raises:
         ConfigError: if they cannot make a data set with three splits.
+        FatalError: if they cannot be downloaded.
     """
     images = sources.load(config)
     if config.splits == "official" and images.official is None:

@@ -27,6 +27,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from graft.cache import marks
+from graft.cpus import usable_cpus
 from graft.data import image_files
 from graft.data.decode import FORMATS_IN_WORDS, UnreadableImage, pixels_of
 from graft.data.image_set import Content, ImageSet, content_sha256
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 
 VERSION = 3  # goes up when decoding or resizing gives other pixels
 LISTED = 20  # unreadable images named in one message
-AHEAD = 4  # images a core that are decoded before they can be written, or memory would grow with the data set
+AHEAD = 4  # images a CPU that are decoded before they can be written, or memory would grow with the data set
 
 Image = npt.NDArray[np.uint8]
 
@@ -103,9 +104,11 @@ class PixelFile:
 def open_store(images: ImageSet, size: int, *, on_corrupt: str) -> ImageStore:
     """Opens the store of `images` at `size` pixels a side; fills it first where there is none yet.
 
+    Of all processes that need it at once, one fills it and the others wait.
+
     Raises:
         ConfigError: if images cannot be decoded and `on_corrupt` is ``error``; the text lists them.
-        FatalError: if an image changed on disk after it was hashed.
+        FatalError: if an image changed on disk after it was hashed or is gone, or the store cannot be written.
     """
     key = hashlib.sha256(f"{VERSION} {size} {' '.join(images.digests)}".encode()).hexdigest()[:24]
     folder = cache() / "images" / key
@@ -200,7 +203,7 @@ def _fill(folder: Path, images: ImageSet, size: int) -> dict[str, Any]:
 
 def _side_by_side(read: Callable[[int], Image | str], count: int) -> Iterator[Image | str]:
     """What `read` gives for each row up to `count`, in order; a few rows ahead of the one that is asked for."""
-    workers = os.cpu_count() or 1
+    workers = usable_cpus()
     ahead: deque[Future[Image | str]] = deque()
     with ThreadPoolExecutor(max_workers=workers) as pool:  # decoding and resizing leave Python's lock
         for row in range(count):

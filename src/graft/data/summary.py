@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from graft.cpus import usable_cpus
 from graft.data.decode import UnreadableImage, header_of, is_turned, pixels_of
 from graft.data.image_set import SPLITS, ImageSet
 from graft.data.store import decode
@@ -57,8 +57,12 @@ class _Image:
 
 
 def summarise(images: ImageSet) -> Summary:
-    """Reads and decodes every image of a set once."""
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # decoding leaves Python's lock
+    """Reads and decodes every image of a set once.
+
+    Raises:
+        OSError: if one is gone since it was found.
+    """
+    with ThreadPoolExecutor(max_workers=usable_cpus()) as pool:  # decoding leaves Python's lock
         seen = list(pool.map(lambda row: _look_at(images, row), range(len(images))))
     widths, heights = ([image.size[axis] for image in seen if image.size] for axis in (0, 1))
     within, across = _copies(images)
@@ -84,7 +88,10 @@ def summarise(images: ImageSet) -> Summary:
 def samples(images: ImageSet, classes: int, count: int, size: int) -> dict[str, list[npt.NDArray[np.uint8]]]:
     """Up to `count` readable images of each of the first `classes`, uint8 [size, size, 3].
 
-    Their content alone decides which.
+    Their content alone decides which. They come by the name of their class.
+
+    Raises:
+        OSError: as `summarise`.
     """
     drawn: dict[str, list[npt.NDArray[np.uint8]]] = {name: [] for name in images.class_names[:classes]}
     for row, label in enumerate(images.labels.tolist()):

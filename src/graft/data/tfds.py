@@ -18,6 +18,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,10 @@ log = logging.getLogger(__name__)
 
 VERSION = 1  # goes up when an index holds something else
 ROWS, FACTS = "rows.npz", "index.json"
+COLUMNS = ("digests", "labels", "splits", "files", "offsets", "lengths", "numbers")
+DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
+"""What comes of reading an index that is not what was written."""
+
 SPLIT_OF: dict[str, Split] = {"train": "train", "validation": "val", "test": "test"}
 """The splits of TFDS that are used. Others, such as svhn's `extra`, are not."""
 
@@ -81,8 +86,24 @@ def load(name: str, data_dir: str | None, *, download: bool) -> ImageSet:
     with filelock.FileLock(folder.with_name(f"{folder.name}.lock")):
         if not _is_current(folder):
             _make(request, folder)
+        try:
+            images = _read(folder, (folder / FACTS).stat().st_mtime_ns)
+        except DAMAGED as error:
+            log.warning("The index %s is damaged and is made again: %s", folder, error)
+            _make(request, folder)
+            images = _read(folder, (folder / FACTS).stat().st_mtime_ns)
         marks.touch(folder)
-        return _read(folder, (folder / FACTS).stat().st_mtime_ns)
+        return images
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether the index in `folder` can be read, its rows to the last byte: they have checksums of their own."""
+    try:
+        json.loads((folder / FACTS).read_text())
+        _columns(folder)
+    except DAMAGED:
+        return False
+    return True
 
 
 def own_data_dir() -> str:
@@ -126,7 +147,9 @@ def png_pixels(content: bytes) -> npt.NDArray[np.uint8] | None:
 
 
 def files_state(paths: list[str], key: str = "") -> list[list[Any]]:
-    """What tells that files and folders are what they were: path, size and time of change of each.
+    """What tells that files and folders are what they were.
+
+    Of each its path, its size in bytes, 0 for a folder, and its time of change in nanoseconds since 1970.
 
     Raises:
         ConfigError: starting with `key`, if one is not there.
@@ -211,9 +234,7 @@ def _make(request: Request, folder: Path) -> None:
 @functools.lru_cache(maxsize=2)  # a warm worker asks before every trial
 def _read(folder: Path, _changed: int) -> ImageSet:
     facts = json.loads((folder / FACTS).read_text())
-    with np.load(folder / ROWS) as rows:
-        digests, labels, splits = rows["digests"], rows["labels"], rows["splits"]
-        files, offsets, lengths, numbers = rows["files"], rows["offsets"], rows["lengths"], rows["numbers"]
+    digests, labels, splits, files, offsets, lengths, numbers = _columns(folder)
     paths: list[str] = facts["records"]
     if facts["unlabelled"]:
         log.warning("%d images of %s have no label and are left out", facts["unlabelled"], facts["name"])
@@ -239,3 +260,9 @@ def _read(folder: Path, _changed: int) -> ImageSet:
         read=read,
         official=splits if {0} < set(np.unique(splits).tolist()) else None,
     )
+
+
+def _columns(folder: Path) -> list[npt.NDArray[Any]]:
+    # Opened here: NumPy would leave a file open that turns out to be damaged.
+    with (folder / ROWS).open("rb") as file, np.load(file) as rows:
+        return [rows[name] for name in COLUMNS]

@@ -19,7 +19,7 @@ import numpy as np
 from graft.cache import marks
 from graft.data.image_set import SPLITS, content_sha256, printable
 from graft.data.tfds import FACTS, ROWS, SPLIT_OF, Request, files_state, known_names, png_pixels
-from graft.errors import ConfigError, FatalError, GraftError
+from graft.errors import STATUS_INTERRUPTED, ConfigError, FatalError, GraftError
 from graft.runtime import stderr_set_aside
 from graft.suggestions import did_you_mean
 
@@ -247,7 +247,7 @@ def main() -> None:
     except GraftError as error:
         status, problems = error.status, [str(error)]
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        raise SystemExit(STATUS_INTERRUPTED) from None
     json.dump({"status": status, "problems": problems}, answer)
     answer.close()
 

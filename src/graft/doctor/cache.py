@@ -12,7 +12,7 @@ from graft.backbones import folder_cache
 from graft.cache import manage
 from graft.cache.manage import Entry
 from graft.cache.sizes import size_in_words
-from graft.data import image_files
+from graft.data import image_files, tfds
 from graft.doctor.report import Check
 from graft.features import parts, tflite_file
 
@@ -77,9 +77,14 @@ def _of_engines(folder: Path) -> str:
     return "" if whole or not folder.exists() else "the converted file is not what was written"
 
 
+def _of_indexes(folder: Path) -> str:
+    return "" if tfds.is_whole(folder) or not folder.exists() else "the rows are not those that were written"
+
+
 WHAT_IS_WRONG: dict[str, Callable[[Path], str]] = {
     "images": _of_images,
     "features": _of_features,
     "backbones": _of_backbones,
     "engines": _of_engines,
+    "indexes": _of_indexes,
 }

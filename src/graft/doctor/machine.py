@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from graft import paths
+from graft.cache import manage
 from graft.cache.sizes import size_in_words
 from graft.cpus import cpu_model, usable_cpus
 from graft.doctor.installation import cuda_packages, install_command, installed_versions
@@ -89,7 +90,7 @@ def _writable() -> Iterator[Check]:
     records, cache = paths.records(), paths.cache()
     temporary = Path(tempfile.gettempdir())
     below = {records: [records / name for name in ("artifacts", "runs", "sweeps")]}
-    of_cache = [cache / kind for kind in ("images", "features", "backbones", "engines")]
+    of_cache = [cache / kind for kind in manage.KINDS]
     if cache.is_relative_to(records):
         below[records] += [cache, *of_cache]
     else:

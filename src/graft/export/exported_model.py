@@ -12,7 +12,10 @@ from graft.features.live import Unusable
 
 
 class ExportedModel(tf.Module):
-    """Images as they are to the probabilities of all classes, and the name of the most probable one."""
+    """Images as they are to the probabilities of all classes, and the name of the most probable one.
+
+    Its functions give ``probabilities``, float32 [batch, classes] from 0 to 1, and ``label``, strings [batch].
+    """
 
     def __init__(self, trained: TrainedModel) -> None:
         super().__init__()

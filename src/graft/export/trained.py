@@ -44,7 +44,7 @@ class TrainedModel:
         return self.config.image_size
 
     def probabilities(self, pixels: npt.NDArray[np.uint8]) -> Probabilities:
-        """How probable each class is, float32 [images, classes], for uint8 [images, size, size, 3]."""
+        """How probable each class is, float32 [images, classes] from 0 to 1, for uint8 [images, size, size, 3]."""
         import tensorflow as tf
 
         probabilities: Probabilities = tf.nn.softmax(self.model(pixels, training=False)).numpy()
@@ -61,6 +61,7 @@ def build(config: Config, saved: SavedBackbone, classes: int, best: Path) -> tf_
         best: The run's ``checkpoints/best``, or a copy of it.
 
     Raises:
+        ConfigError: if the backbone cannot be used.
         FatalError: as `graft.loop.checkpoints.read_best`.
     """
     from graft.loop.checkpoints import read_best

@@ -37,6 +37,7 @@ def open_engine(name: EngineName, live: LiveBackbone) -> tuple[Engine, float]:
         Unusable: if it cannot be used for this backbone.
         ConfigError: if the backbone does not fit the configuration.
         FatalError: if the converted backbone cannot be kept.
+        MemoryError, ResourceExhaustedError: if there is no memory for it.
     """
     if name == "xnnpack":
         return KeptXnnpack(live).open()

@@ -42,6 +42,7 @@ def extract(data: Data, backbone: SavedBackbone, config: Config) -> Features:
     Raises:
         ConfigError: if the backbone does not fit the configuration, or cannot be run by the engine that is asked for.
             It is loaded only if features are missing.
+        FatalError: if the features, or a converted backbone, cannot be stored.
     """
     live = LiveBackbone(backbone, config)
     asked = config.features.engine
@@ -64,7 +65,7 @@ def extract(data: Data, backbone: SavedBackbone, config: Config) -> Features:
 
 
 def choose_engine(images: int, image_size: int) -> tuple[EngineName, str]:
-    """The engine that ``features.engine=auto`` means, and why.
+    """The engine that ``features.engine=auto`` means for so many images of `image_size` pixels a side, and why.
 
     Engines differ in the last bits. So neither measured speed nor what is stored decides, but the data set and the kind
     of device: the same command takes the same engine.

@@ -40,7 +40,7 @@ class Engine(Protocol):
 
 
 class LiveBackbone:
-    """The backbone as a live epoch runs it, a batch at a time. It is loaded when it is first needed.
+    """The backbone as a live epoch runs it, an `Engine`. It is loaded when it is first needed.
 
     Raises:
         ConfigError: then, if the backbone does not fit the configuration.
@@ -54,7 +54,7 @@ class LiveBackbone:
         return self._function(images).numpy()
 
     def concrete(self, batch: int) -> tf.types.experimental.ConcreteFunction:
-        """The function for one batch size."""
+        """The function for one batch size, from uint8 [batch, size, size, 3] to float32 [batch, width]."""
         layer, size = self.layer, self.config.image_size  # loaded first: what is wrong with it should come out as it is
 
         def features(images: tf.Tensor) -> tf.Tensor:
@@ -113,7 +113,10 @@ def check(engine: Engine, live: LiveBackbone) -> Check:
 
 
 def run_live(live: LiveBackbone, images: tf.Tensor) -> tuple[list[Matrix], float]:
-    """The features of `images`, time and again, and the seconds that an image took. The first time is also traced."""
+    """The features of `images`, uint8 [BATCH, size, size, 3], time and again, and the least seconds that an image took.
+
+    The first time is also traced, and so it is not timed.
+    """
     runs, seconds = [live(images)], []
     for _ in range(TIMED_RUNS):
         started = time.perf_counter()

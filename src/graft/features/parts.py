@@ -44,6 +44,6 @@ def read_part(index_file: Path) -> Part | None:
         index = json.loads(index_file.read_text())
         part = Part(np.load(features_file, mmap_mode="r"), tuple(index["images"]), float(index["seconds_an_image"]))
         whole = len(part.features) == len(part.images) and file_sha256(features_file) == index["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError):  # numpy's for a file of no bytes is an EOFError
         return None
     return part if whole else None

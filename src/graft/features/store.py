@@ -76,7 +76,7 @@ class Features:
         return tf.TensorSpec((self.width,), tf.float32)
 
     def take(self, rows: Rows) -> Matrix:
-        """The features of the images at `rows`, float32 [rows, width]."""
+        """The features of the images at `rows`, float32 [rows, width]. May be called from several threads."""
         if len(self.parts) == 1:
             return self.parts[0][self.row_of[rows]]
         taken = np.empty((len(rows), self.width), np.float32)
@@ -129,6 +129,10 @@ def features_of(
         extract: Called once if features are missing, with the rows of `digests` that lack them.
         engine: What `extract` runs the backbone with.
         live_seconds: Asked after an extraction what an image costs live; 0 where that was not measured.
+
+    Raises:
+        FatalError: if they cannot be stored.
+        Exception: what `extract` raises; nothing is stored then.
     """
     folder = folder_of(key)
     folder.mkdir(parents=True, exist_ok=True)

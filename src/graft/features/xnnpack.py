@@ -53,6 +53,7 @@ class KeptXnnpack:
 
         Raises:
             Unusable: if it cannot be converted, TFLite cannot run it, or it did not pass its check.
+            ConfigError: if the backbone does not fit the configuration.
             FatalError: if it cannot be kept.
         """
         try:
@@ -112,7 +113,7 @@ class KeptXnnpack:
 
 
 class Tflite:
-    """A TFLite file with one input and one output and a batch size of its own.
+    """An `Engine` from a TFLite file of one input, one output and `XNNPACK_BATCH` images.
 
     One interpreter on all CPUs: one a CPU, side by side, extracted no more images a second on two cores.
     """

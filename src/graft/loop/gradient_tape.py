@@ -29,6 +29,14 @@ class Trainer(TrainedModel):
     Args:
         model: The data's inputs, images or features, to logits [batch, classes].
         config: The optimiser, whether classes are weighted, and whether XLA compiles the steps.
+
+    Attributes:
+        train_on_batch: One step, on inputs [batch, …] and int32 labels [batch]. Gives mean loss and accuracy, float32
+            scalars, of all batches since `reset_means`.
+        evaluate_batch: The same without training.
+        train_on: The steps of an epoch, on inputs and labels that lie in memory, the int64 rows of them in the order
+            they are taken in, and the batch size. Gives what `train_on_batch` would after each step, float32 [steps].
+        evaluate_on: The same without training.
     """
 
     def __init__(self, model: tf_keras.Model, config: Config) -> None:

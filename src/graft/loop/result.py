@@ -73,7 +73,7 @@ class TrainResult:
         return best_epoch(self.history)
 
     def summary(self) -> dict[str, float]:
-        """The metrics that a run has once."""
+        """The metrics that a run has once, but `total_seconds`, which no loop knows; `best_epoch` counts from 0."""
         best = self.history[self.best_epoch]
         metrics = {
             "best_val_accuracy": best["val_accuracy"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ def check(images: Sequence[str]) -> None:
     Raises:
         ConfigError: that names all of them.
     """
-    if problems := [f"{image}: {_why_no_file(Path(image))}" for image in images if not Path(image).is_file()]:
+    if problems := [f"{image}: {_why_no_file(Path(image))}" for image in images if not os.path.isfile(image)]:
         raise ConfigError(problems)
 
 
@@ -111,6 +112,6 @@ def show(predictions: Sequence[Prediction], console: PlainConsole) -> None:
 
 
 def _why_no_file(path: Path) -> str:
-    if path.is_dir():
+    if os.path.isdir(path):  # not Path's, which raises for a name that is too long
         return f"this is a folder; name its images, such as {path}/*"
     return "there is no such file"

@@ -53,7 +53,7 @@ class Drawn:
 
 
 def draw(record: SweepRecord) -> Iterator[Drawn]:
-    """All figures, in the order of the page."""
+    """All figures, in the order of the page. Draw and save them within `graft.report.drawing.styled`."""
     yield difference(record)
     yield accuracy_against_time(record)
     yield curves(record)

@@ -1,4 +1,7 @@
-"""How much each varied key decided, as Optuna's fANOVA sees it, from a study that is made of the record."""
+"""How much each varied key decided, as Optuna's fANOVA sees it, from a study that is made of the record.
+
+Source: Hutter, Hoos and Leyton-Brown, An Efficient Approach for Assessing Hyperparameter Importance, ICML 2014.
+"""
 
 from __future__ import annotations
 

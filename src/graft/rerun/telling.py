@@ -163,7 +163,10 @@ def _in_a_word(done: Rerun) -> str:
         return f"failed: {done.failure}"
     if done.exact:
         return "exact" if done.failed_alike is None else f"exact: failed alike, {done.failed_alike}"
-    return str(done.numbers.differing[0]) if done.numbers and done.numbers.all else "nothing to compare"
+    if done.numbers is None or not done.numbers.all:
+        return "nothing to compare"
+    differing = done.numbers.differing
+    return str(differing[0]) if differing else "the same; the record is not whole"
 
 
 def _shown(run: RecordedRun, name: str) -> str:

@@ -26,7 +26,13 @@ class FromTheStart(Exception):
 
 
 class Receiver(Protocol):
-    """Takes statements down in MLflow, in their order. One that it has already may be repeated, and changes nothing."""
+    """Takes statements down in MLflow, in their order. One that it has already may be repeated, and changes nothing.
+
+    It is called by one thread at a time, not always the same.
+
+    Attributes:
+        run_id: Of the MLflow run that the statements become; None before there is one. Set from a record's mark, too.
+    """
 
     run_id: str | None
 
@@ -45,7 +51,7 @@ class Receiver(Protocol):
 
 
 class Delivery:
-    """Sends a record.
+    """Sends a record. One thread calls `begin`, `more` and `end`, the first and the last once; `send` needs neither.
 
     Args:
         record: What is to be sent.

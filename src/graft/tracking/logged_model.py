@@ -106,7 +106,11 @@ def log(store: Store, run_id: str, saved_model: Path) -> str:
 
 
 def tell_sweep(store: Store, run_id: str, model_id: str) -> None:
-    """Names the model in the sweep whose best trial it is of, if it is."""
+    """Names the model in the sweep whose best trial it is of, if it is.
+
+    Raises:
+        FatalError: if the store cannot be read or written.
+    """
     with _told_as_fatal():
         tags = store.client.get_run(run_id).data.tags
         trial, parent = tags.get("graft.trial"), tags.get("mlflow.parentRunId")

@@ -71,9 +71,16 @@ class Store:
     def find(
         self, *, newest_first: bool = True, limit: int = 50_000, status: str | None = None, **tags: str
     ) -> list[Run]:
-        """Runs whose `graft.` tags have these values, such as ``find(kind="trial", sweep=name)``.
+        """Runs that were not deleted and whose `graft.` tags have these values: ``find(kind="trial", sweep=name)``.
 
-        `status`, such as RUNNING, is MLflow's.
+        Args:
+            newest_first: Or the oldest.
+            limit: How many at most.
+            status: MLflow's, such as RUNNING; None for any.
+            tags: Without their ``graft.``.
+
+        Raises:
+            FatalError: for a value with a quotation mark, which MLflow cannot search for.
         """
         conditions = [f"tags.`graft.{key}` = '{_quoted(value)}'" for key, value in tags.items()]
         conditions += [f"attributes.status = '{_quoted(status)}'"] if status else []
@@ -152,7 +159,8 @@ def open_store(tracking: TrackingConfig, *, create: bool = True) -> Store:
     Processes that open a new SQLite store at once break each other's migrations, so they take turns.
 
     Raises:
-        FatalError: if the store cannot be reached, or, without `create`, if there is none.
+        FatalError: if the store cannot be reached, or, without `create`, if there is none; `NoSuchExperiment` then, if
+            only the experiment is missing.
     """
     file = Path(tracking.uri.removeprefix("sqlite:///")) if tracking.uri.startswith("sqlite:///") else None
     if not create and file is not None and not file.exists():
@@ -171,6 +179,8 @@ def open_store(tracking: TrackingConfig, *, create: bool = True) -> Store:
 @contextmanager
 def look_into(tracking: TrackingConfig) -> Iterator[Store]:
     """Opens a store that exists for a look that must not wait: for no turn, and for a server not longer than seconds.
+
+    Meanwhile the environment variables that MLflow waits by are set, for the whole process.
 
     Raises:
         NoSuchExperiment: if the store has no such experiment.
@@ -224,7 +234,9 @@ def _opened(tracking: TrackingConfig, create: bool) -> Store:
 def reason_of(error: BaseException) -> str:
     """What an error of MLflow's says, in a line: of an HTTP library's nested ones the innermost."""
     cause: BaseException | None = error
-    while cause is not None:
+    seen: set[int] = set()
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
         if isinstance(cause, ConnectionError):
             return (cause.strerror or "the connection broke").lower()
         if isinstance(cause, TimeoutError):

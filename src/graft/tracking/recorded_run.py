@@ -99,7 +99,7 @@ def find(store: Store, name: str) -> Found:
 
     Raises:
         ConfigError: if there is no such run or sweep.
-        FatalError: if it was recorded too incompletely to be run again.
+        FatalError: if it was recorded too incompletely to be run again, or was deleted.
     """
     run = _by_id(store, name)
     if run is None:

@@ -22,9 +22,9 @@ STATUS: Mapping[str, str] = {
 class Recorder(ABC):
     """Takes down one run. Used by one thread at a time.
 
-    Every call is durable when it returns: a process killed right after loses nothing. Logging a param again
-    with the same value, and a metric again for a step that is already there, changes nothing, so an attempt
-    that goes on from a checkpoint may repeat what was said before.
+    What a recorder keeps is durable when a call returns, all but `log_step`: a process killed right after loses
+    nothing. Logging a param again with the same value, and a metric again for a step that is already there,
+    changes nothing, so an attempt that goes on from a checkpoint may repeat what was said before.
     """
 
     @abstractmethod
@@ -49,11 +49,24 @@ class Recorder(ABC):
 
     @abstractmethod
     def close(self, state: State, failure: str | None = None) -> None:
-        """Ends the run. `failure` is the cause, one word such as ``diverged``. Nothing may be logged afterwards."""
+        """Ends the run. Nothing may be logged afterwards; a call that was broken off may be made again.
+
+        Args:
+            state: How it ended.
+            failure: The cause, one word such as ``diverged``; None if it did not fail.
+        """
 
 
 class MemoryRecorder(Recorder):
-    """Keeps everything in plain attributes: for tests, and for programs that call `graft.run.run` themselves."""
+    """Keeps everything in plain attributes: for tests, and for programs that call `graft.run.run` themselves.
+
+    Attributes:
+        params: By dotted name.
+        tags: By name.
+        metrics: By name and step; what a run has once is at step 0.
+        artifacts: The content of each file, by its path.
+        state: How the run ended; None as long as it goes on.
+    """
 
     def __init__(self) -> None:
         self.params: dict[str, Scalar] = {}
@@ -86,7 +99,7 @@ class MemoryRecorder(Recorder):
 
 
 class Recorders(Recorder):
-    """Hands every call to several recorders, in their order."""
+    """Hands every call to several recorders, in their order. An error of one keeps it from those that follow."""
 
     def __init__(self, recorders: Sequence[Recorder]) -> None:
         self._recorders = tuple(recorders)

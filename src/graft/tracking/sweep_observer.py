@@ -17,7 +17,7 @@ from graft.config import TrackingConfig, flatten, from_hydra
 from graft.config_backbone import settled_backbone
 from graft.config_dataset import AnyDatasetConfig
 from graft.data import splits
-from graft.errors import ConfigError
+from graft.errors import ConfigError, FatalError
 from graft.loop.result import SUMMARY_METRICS
 from graft.report.after_sweep import write_after_sweep
 from graft.secrets import Secrets
@@ -40,7 +40,8 @@ SHOWN = 240  # characters of a run's name, and of an error's text
 class MlflowSweepObserver:
     """Checks every configuration of a sweep before it starts, and keeps its parent run.
 
-    The trials record themselves, wherever they run. What a trial cannot record, its own death, is recorded here.
+    The trials record themselves, wherever they run. What a trial cannot record, its own death, is recorded here. By
+    whom it is called and when: `graft.sweep.observer.SweepObserver`.
     """
 
     def __init__(self) -> None:
@@ -53,8 +54,12 @@ class MlflowSweepObserver:
     def validate(self, config: DictConfig) -> Mapping[str, str]:
         """Checks one configuration, its data set included, without importing TensorFlow.
 
+        Returns:
+            The fingerprint of its data set, by the name of that.
+
         Raises:
             ConfigError: with everything that is wrong with it.
+            FatalError: if its backbone or data set cannot be downloaded.
         """
         secrets = Secrets.of(config)
         self._secrets |= secrets  # what is swept comes from the environment, too
@@ -65,6 +70,9 @@ class MlflowSweepObserver:
 
     def sweep_started(self, event: SweepStarted) -> Mapping[str, str]:
         """Makes the parent run, or takes up the one that the sweep had when it was started before.
+
+        Returns:
+            `parent_run_id`, which the trials have in their context.
 
         Raises:
             ConfigError: if an objective is no metric of a run.
@@ -108,7 +116,8 @@ class MlflowSweepObserver:
         }
         self._local.say("sweep started", self._secrets.out_of({"sweep": self._sweep, **content}))
         self._delivery.begin()
-        assert receiver.run_id is not None
+        if receiver.run_id is None:  # the server went away after it was opened
+            raise FatalError(f"tracking.uri={tracking.uri}: MLflow stopped answering before the sweep was recorded")
         return {"parent_run_id": receiver.run_id}
 
     def trial_ended(self, event: TrialEnded) -> None:

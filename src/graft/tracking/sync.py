@@ -66,7 +66,7 @@ def as_json(sent: Sequence[Sent]) -> list[dict[str, Any]]:
 
 
 def show(sent: Iterable[Sent], console: PlainConsole) -> list[Sent]:
-    """Prints a line for each record as it is sent."""
+    """Prints a line for each record as it is sent; gives them all."""
     done = []
     for each in sent:
         done.append(each)

@@ -19,8 +19,9 @@ CPU = "system/cpu_utilization_percentage"
 class SystemMetricsRecorder(Recorder):
     """Samples the machine whenever something is recorded, at most every five seconds.
 
-    The names are MLflow's, whose pages show them on a tab of their own. A step is a sample, counted from 0. There is no
-    thread of its own for it: one that samples while the graph of a step is traced would only measure itself waiting.
+    The names are MLflow's, whose pages show them on a tab of their own; megabytes are of 2^20 bytes, where MLflow's own
+    sampler has 10^6. A step is a sample, counted from 0. There is no thread of its own for it: one that samples while
+    the graph of a step is traced would only measure itself waiting.
 
     Args:
         recorder: Gets the samples.
