@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from graft.disk import unwritable_of
 from graft.errors import STATUS_CONFIG, STATUS_INTERRUPTED, GraftError
 from graft.printable import printable
-from graft.suggestions import did_you_mean, nearest
+from graft.suggestions import allowed_options, did_you_mean_key
 
 
 @contextmanager
@@ -128,7 +128,7 @@ def _compose(name: str, overrides: list[str], config_dir: Path) -> tuple[DictCon
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_dir), version_base="1.3"):
-            return compose(name, overrides=overrides), None
+            return compose(name, overrides=overrides, return_hydra_config=True), None
     except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
         return OmegaConf.create(), error
 
@@ -161,8 +161,7 @@ def _at_fault(failure: Exception, overrides: list[str]) -> str | None:
 def _describe(failure: Exception, override: str) -> str:
     key, _, value = override.lstrip("+~").partition("=")
     if isinstance(failure, MissingConfigException):
-        options = [option for option in failure.options or [] if "/" not in option]
-        return f"{override}: allowed are {', '.join(options) or 'none'}{did_you_mean(value, options)}"
+        return f"{override}: {allowed_options(value, failure.options or [])}"
     if "Could not override" in str(failure):
         return f"{key}={value}: there is no such key"
     assert isinstance(failure, ConfigCompositionException | OmegaConfBaseException | ValueError | TypeError)
@@ -170,17 +169,13 @@ def _describe(failure: Exception, override: str) -> str:
 
 
 def _near(problem: str, names: Sequence[str]) -> str:
-    """The nearest right name for a key that does not exist: the whole dotted key, or its last part elsewhere."""
+    """The nearest right name for a key that does not exist."""
     if not problem.endswith("there is no such key"):
         return ""
     key = problem.split("=")[0]
     if key in names:  # a group that is not among the defaults, such as size
         return f"; did you mean +{problem.split(':')[0]}?"
-    if nearest(key, names):
-        return did_you_mean(key, names)
-    by_leaf = {name.rsplit(".", 1)[-1]: name for name in names}
-    leaf = nearest(key.rsplit(".", 1)[-1], by_leaf)
-    return f"; did you mean {by_leaf[leaf]}?" if leaf else ""
+    return did_you_mean_key(key, names)
 
 
 def _dotted(config: DictConfig, prefix: str = "") -> list[str]:

@@ -110,7 +110,7 @@ def extract_in(home: str, key: str, first: int, output: Path) -> None:
 def test_sweeps_of_training_at_once_on_one_cache(tmp_path: Path, tiny_backbone: Path) -> None:
     from mlflow.tracking import MlflowClient
 
-    for number in range(2 if LONG else 1):
+    for number in range(5 if LONG else 1):
         with injected("two sweeps of train.py at once in one home") as fault:
             home = tmp_path / f"home{number}"
             home.mkdir()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
 from graft.errors import ConfigError
+from graft.suggestions import allowed_options, did_you_mean_key
 from graft.sweep.compose import Composer, hydra_config_set, task_config
 from graft.sweep.observer import NoObserver, SweepObserver
-from graft.sweep.options import nearest
 from graft.sweep.space import Cell, Space
 
 SHOWN_PROBLEMS = 20
@@ -80,10 +80,13 @@ def _check(
 
 
 def _composition_problem(error: Exception, compose: Composer) -> str:
-    """A key that does not exist with the nearest that does; else Hydra's message in one line."""
+    """A key or an option that does not exist with the nearest that does; else Hydra's message in one line."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        return f"{group}={option}: {allowed_options(option, error.options or [])}"
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
     head, _, rest = text.partition("Could not override '")
     if head or not rest:
         return text
     key = rest.partition("'")[0]
-    return f"{key}: there is no such key{nearest(key, compose.keys())}"
+    return f"{key}: there is no such key{did_you_mean_key(key, compose.keys())}"
