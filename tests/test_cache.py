@@ -17,6 +17,7 @@ import pytest
 from tests.conftest import Command, backbone_at, run_command
 from tests.images import write_classes
 
+from graft import paths
 from graft.cache import manage, marks, sizes
 from graft.cache.manage import Entry
 from graft.config_dataset import ImageFolderConfig
@@ -174,6 +175,12 @@ def test_a_relative_place_for_it_is_refused(home: Path, train: Command, tmp_path
         assert done.returncode == 2
         assert f"GRAFT_CACHE=local/graft: allowed is an absolute path, such as {tmp_path}/local/graft" in done.stderr
     assert not (tmp_path / "local").exists()
+
+
+def test_a_place_for_it_of_nobody_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAFT_CACHE", "~nobody-of-that-name/cache")
+    with pytest.raises(ConfigError, match="~nobody-of-that-name is no user of this machine"):
+        paths.cache()
 
 
 def test_an_unknown_name_removes_nothing_and_is_told_the_nearest(home: Path, photos: Path) -> None:

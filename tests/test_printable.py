@@ -44,6 +44,7 @@ def test_errors_are_shown_and_not_obeyed(home: Path) -> None:
     for command in (
         ["graft", "datasets", f"/nowhere{TITLE}"],
         ["python", "train.py", "dataset=image_folder", f"dataset.path='/nowhere{TITLE}'"],
+        ["python", "train.py", "-m", "seed=0,1", f"hydra.sweeper.sampler='/nowhere{TITLE}'"],
     ):
         done = run_command(command, home)
         assert done.returncode == 2

@@ -198,6 +198,17 @@ def test_logs_are_watched(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCap
         handler.filters.clear()
 
 
+def test_a_line_whose_arguments_do_not_fit_ends_nothing_and_is_watched(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("GRAFT_TEST_SECRET", SECRET)
+    Secrets.of(OmegaConf.create({"path": "${oc.env:GRAFT_TEST_SECRET}"})).watch()
+    logging.getLogger("some.library").warning("read %d images", SECRET)
+    assert caplog.messages == ["read %d images ('${oc.env:GRAFT_TEST_SECRET}',)"]
+    for handler in logging.getLogger().handlers:
+        handler.filters.clear()
+
+
 def test_a_record_that_cannot_be_read_gives_nothing_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAFT_TEST_SECRET", SECRET)
     secrets = Secrets.of({"name": ["${oc.decode:[}", "${oc.env:GRAFT_TEST_SECRET}"]})

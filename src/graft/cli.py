@@ -417,7 +417,7 @@ def main() -> None:
     except OSError as error:
         if (unwritable := unwritable_of(error)) is None:
             raise
-        print(unwritable, file=sys.stderr)
+        print(printable(str(unwritable)), file=sys.stderr)
         raise SystemExit(unwritable.status) from None
     except KeyboardInterrupt:
         print("Interrupted", file=sys.stderr)

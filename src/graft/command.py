@@ -1,7 +1,7 @@
 """How `train.py` ends: the exit status, and a few lines on stderr in place of a traceback.
 
-0 done; 1 a run or some trial failed; 2 the configuration is wrong, nothing was started; 3 a verified rerun
-diverged; 130 interrupted.
+0 done; 1 a run or some trial failed; 2 the configuration is wrong, nothing was started; 130 interrupted. The `graft`
+command has the same, and 3: a verified rerun diverged.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ def exit_statuses(config_dir: Path) -> Iterator[None]:
 
     Args:
         config_dir: The application's configuration folder, where the nearest right names come from.
+
+    Raises:
+        SystemExit: In place of an error that is told in words. One that is a mistake of ours goes through.
     """
     try:
         yield

@@ -66,7 +66,13 @@ def quiet_logs() -> Iterator[None]:
 
 
 def unwritable_of(error: BaseException, place: Path | str | None = None, then: str = SAME_COMMAND) -> Unwritable | None:
-    """What to tell in place of `error`; None if it, and what caused it, is something else."""
+    """What to tell in place of `error`; None if it, and what caused it, is something else.
+
+    Args:
+        error: What was raised.
+        place: What was being written, for errors that do not say so.
+        then: What happens once there is room.
+    """
     said = ""
     for each in _causes(error):
         if isinstance(each, Unwritable):

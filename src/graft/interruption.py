@@ -19,6 +19,10 @@ class Interruption(StopRequests):
     from, and a loop can ask.
 
     What must not be broken off half-way is done in `undisturbed`.
+
+    Attributes:
+        held: How many such blocks are entered.
+        waiting: A signal came in one, and is raised at its end.
     """
 
     def __init__(self) -> None:

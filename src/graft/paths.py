@@ -25,12 +25,20 @@ def home() -> Path:
 
 
 def anchored(path: str | os.PathLike[str]) -> Path:
-    """A path that a user gave, as an absolute one: a relative one starts at the checkout, `~` is the user's folder."""
+    """A path that a user gave, as an absolute one: a relative one starts at the checkout, `~` is the user's folder.
+
+    Raises:
+        UnknownUser: if it begins with `~` and the name of nobody.
+    """
     return CHECKOUT / expanded(path)
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """A path with the folder of the user in the place of `~` or `~user`."""
+    """A path with the folder of the user in the place of `~` or `~user`.
+
+    Raises:
+        UnknownUser: if there is no such user.
+    """
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -47,12 +55,13 @@ def cache() -> Path:
     """What can be made again, such as converted backbones and resized images: `GRAFT_CACHE`, or else `mlruns/cache/`.
 
     Raises:
-        ConfigError: if `GRAFT_CACHE` is relative. What it started from would differ from worker to worker.
+        ConfigError: if `GRAFT_CACHE` is relative. What it started from would differ from worker to worker. Also if it
+            begins with `~` and the name of nobody.
     """
     given = os.environ.get("GRAFT_CACHE")
     if not given:
         return records() / "cache"
-    folder = Path(given).expanduser()
+    folder = expanded(given)
     if not folder.is_absolute():
         raise ConfigError(f"GRAFT_CACHE={given}: allowed is an absolute path, such as {folder.absolute()}")
     return folder.resolve()

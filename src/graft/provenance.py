@@ -27,7 +27,12 @@ AS_PATCH = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--src-p
 
 
 def versions() -> dict[str, str]:
-    """Of the code and what runs it: `commit`, `lock_sha256`, `python`, `tensorflow`, and of a patch if it is dirty."""
+    """Of the code and what runs it.
+
+    Returns:
+        `commit`, `lock_sha256`, `python`, `tensorflow` and `platform`; `uncommitted_sha256` if there is code that is in
+        no commit.
+    """
     patch = uncommitted()
     return {
         "commit": commit(),

@@ -28,6 +28,8 @@ SHORTEST = 4
 """Characters of a value that is looked for within other texts; a shorter one is found in too many."""
 
 OURS = {"GRAFT_HOME", "GRAFT_CACHE"}
+"""Variables that say where things lie, which is no secret."""
+
 OF_THE_SYSTEM = ("filename", "filename2", "strerror")  # what an OSError says besides its arguments
 
 
@@ -97,7 +99,7 @@ class Secrets:
             raise
 
     def watch(self) -> None:
-        """Keeps them out of the logs of this process, from the handlers that there are now."""
+        """Keeps them out of what the root logger's present handlers write, in the place of those watched before."""
         _WATCH.secrets = self
         for handler in logging.getLogger().handlers:
             if _WATCH not in handler.filters:
@@ -135,7 +137,11 @@ class _Watch(logging.Filter):
     secrets = Secrets()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = self.secrets.out_of(record.getMessage()), ()
+        try:
+            said = record.getMessage()
+        except Exception:  # arguments that do not fit: a handler would report that, where a filter ends its caller
+            said = f"{record.msg} {record.args}"
+        record.msg, record.args = self.secrets.out_of(said), ()
         if record.exc_info and not record.exc_text:
             record.exc_text = self.secrets.out_of(logging.Formatter().formatException(record.exc_info))
         return True

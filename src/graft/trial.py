@@ -58,6 +58,7 @@ class Session:
         reporter: Writes reports to the study and asks the pruner.
         on_report: Also told of each report, for the live table; None where nobody looks.
         interrupted: Set by the engine, from another thread, when the sweep wants to stop.
+        told: Why `should_stop` said True; None while it has not.
     """
 
     trial: Trial
@@ -140,9 +141,8 @@ def _current_session() -> Session | None:
     path = os.environ.get(TICKET_VARIABLE)
     if path != _ticket_read:
         _ticket_read = path
-        if path is None:
-            _session = None
-        else:
+        _session = None  # also where the ticket cannot be read: the last job's is not this one's
+        if path is not None:
             from graft.sweep.reporting import session_from_ticket_file
 
             _session = session_from_ticket_file(Path(path))

@@ -186,9 +186,11 @@ def test_an_unpicklable_task_is_refused_by_name(make_app: Callable[[str], App]) 
         if __name__ == "__main__":
             main()
     """)
-    done = app.run("+x=1,2")
-    assert done.status == 2
-    assert "__main__.main cannot be sent to a worker process, because of lock (lock)" in done.err
+    under_hydras_own_sweeper = app.run("-m", "hydra/launcher=graft", "+x=1,2", sweeping=False)
+    for done in (app.run("+x=1,2"), under_hydras_own_sweeper):
+        assert done.status == 2
+        assert "__main__.main cannot be sent to a worker process, because of lock (lock)" in done.err
+        assert "Traceback" not in done.err
     assert not app.journal.exists()
 
 
@@ -217,6 +219,8 @@ CONTEXT_APP = """
         def sweep_ended(self, event):
             self._write("over", counts=dict(event.counts), best=[b.number for b in event.best],
                         failures=dict(event.failures), interrupted=event.interrupted)
+            if "OBSERVER_FAILS" in os.environ:
+                raise RuntimeError("the tracking server is still down")
 
         def _write(self, what, **fields):
             with open("events", "a") as file:
@@ -243,7 +247,7 @@ def observed(make_app: Callable[[str], App]) -> App:
         "x: 0\nhydra:\n  sweep:\n    dir: swept\n  sweeper:\n    observer:\n      _target_: app.Observer\n"
         "defaults: [_self_, {override hydra/sweeper: graft}]\n"
     )
-    app.environment["PYTHONPATH"] = "."
+    app.environment["PYTHONPATH"] = f".:{app.environment.get('PYTHONPATH', '')}"
     return app
 
 
@@ -262,6 +266,14 @@ def test_the_observer_hears_of_everything_and_may_fail(observed: App) -> None:
     assert (done.out + done.err).count("The observer failed") == 1
 
 
+def test_what_came_out_is_shown_whatever_the_observer_does_in_the_end(observed: App) -> None:
+    observed.environment["OBSERVER_FAILS"] = "yes"
+    done = observed.run("x=1,2")
+    assert done.status == 1
+    assert "the tracking server is still down" in done.err
+    assert "2 complete, 0 pruned, 0 failed of 2 trials" in done.out
+
+
 def test_a_trial_knows_where_it_is(observed: App) -> None:
     observed.run("x=1,2", "hydra.sweeper.study_name=mine", "hydra.sweeper.max_retries=0")
     told = [json.loads(line) for line in observed.lines()]
@@ -274,6 +286,11 @@ def test_the_observer_refuses_a_bad_cell_before_anything_starts(observed: App) -
     assert done.status == 2
     assert "x=13 brings bad luck. Allowed: any other number. (in x=13)" in done.err
     assert observed.lines() == observed.lines("events") == []
+
+
+def test_a_bad_cell_with_a_range_is_counted_once(observed: App) -> None:
+    done = observed.run("x=1,13", "+y=interval(0,1)", "hydra.sweeper.n_trials=1")
+    assert "Allowed: any other number. (in x=13)" in done.err
 
 
 def test_hydras_callbacks_and_environment_reach_the_job(make_app: Callable[[str], App]) -> None:
@@ -301,7 +318,7 @@ def test_hydras_callbacks_and_environment_reach_the_job(make_app: Callable[[str]
     (app.folder / "config.yaml").write_text(
         "x: 0\nhydra:\n  job:\n    env_set: {BONUS: '10'}\n  callbacks:\n    noting:\n      _target_: app.Noting\n"
     )
-    app.environment["PYTHONPATH"] = "."
+    app.environment["PYTHONPATH"] = f".:{app.environment.get('PYTHONPATH', '')}"
     done = app.run("x=1,2")
     assert done.status == 0, done.err
     assert app.lines() == ["start 0 yes", "end 11.0", "start 1 yes", "end 12.0"]

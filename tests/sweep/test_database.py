@@ -9,11 +9,13 @@ from collections.abc import Callable
 import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
+from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from tests.sweep.apps import LONG, STEPS_APP, STEPS_CONFIG, App, assert_nothing_lost_or_doubled, notes, wait_for
 from tests.sweep.postgres_server import PostgresServer
 
-from graft.sweep.database import ServerStorage, connect_args, does_not_answer
+from graft.sweep import database
+from graft.sweep.database import Outage, Patience, ServerStorage, connect_args, does_not_answer
 from graft.sweep.storage import DatabaseFailed
 
 NAME = "hydra.sweeper.study_name"
@@ -213,6 +215,20 @@ def test_a_step_is_all_or_nothing_and_its_lock_is_lost_with_it(postgres: Postgre
         for each in (storage, usual):
             each.remove_session()
             each.engine.dispose()
+
+
+def test_a_database_that_answers_and_fails_is_asked_again_however_long_that_lasts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A disk that is full for an hour: every call fails, and between them the server answers."""
+    monkeypatch.setattr(database, "TRY_AGAIN_SECONDS", 0.0)
+
+    def too_long() -> None:
+        raise TimeoutError
+
+    outage = Outage(create_engine("sqlite://"), Patience(lambda line: None, too_long))
+    for _ in range(1100):
+        outage.wait(OSError("No space left on device"))
 
 
 def test_how_long_silence_is_borne_is_the_urls_to_say() -> None:

@@ -35,11 +35,11 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     display.printed(Printed(3, "hello"))
     display.ended(3, Outcome(State.COMPLETE, (0.93,)), 12.3)
     display.started(4, 0, ["lr=0.2", "trainable=true", "epochs=4"])
-    display.ended(4, Outcome(State.FAILED, cause="diverged", message="loss is NaN\nmore"), 90)
+    display.ended(4, Outcome(State.FAILED, cause="diverged", message="loss is NaN\x1b[2J\nmore"), 90)
     assert capsys.readouterr().out.splitlines() == [
         "#3 | hello",
         "[3/10] #3 lr=0.1 trainable=true: accuracy=0.93 (12 s)",
-        "[4/10] #4 lr=0.2 trainable=true: failed, diverged: loss is NaN (1 min 30 s)",
+        "[4/10] #4 lr=0.2 trainable=true: failed, diverged: loss is NaN\\x1b[2J (1 min 30 s)",
     ]
 
 

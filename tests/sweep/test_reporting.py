@@ -12,6 +12,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.trial import TrialState
 
+from graft import trial
 from graft.sweep import liveness, reporting
 from graft.sweep.reporting import Reporter, Ticket
 from graft.sweep.storage import open_storage
@@ -98,3 +99,19 @@ def test_an_attempt_ends_when_others_have_the_trial(
     assert not reporter.superseded()
     study._storage.set_trial_state_values(trial_id, TrialState.WAITING)
     assert reporter.superseded()
+
+
+def test_a_ticket_that_cannot_be_read_is_not_taken_for_the_last_jobs(
+    reporter: Reporter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A third-party launcher may run job after job in one process."""
+    ticket = tmp_path / "0.json"
+    ticket.write_text(reporter.ticket.to_json())
+    monkeypatch.setenv(trial.TICKET_VARIABLE, str(ticket))
+    assert trial.current() == reporter.ticket.trial()
+    monkeypatch.setenv(trial.TICKET_VARIABLE, str(tmp_path / "1.json"))
+    with pytest.raises(FileNotFoundError):
+        trial.current()
+    assert trial.current() is None
+    monkeypatch.delenv(trial.TICKET_VARIABLE)
+    assert trial.current() is None

@@ -6,12 +6,15 @@ import json
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 from tests.sweep.apps import App
 
 from graft.errors import ConfigError
+from graft.sweep import process
 from graft.sweep.devices import slot_devices, visible_gpus
 from graft.sweep.jobs import Job, Returned
 from graft.sweep.slots import Slot
@@ -55,6 +58,32 @@ def test_a_worker_that_died_between_two_jobs_costs_no_trial_an_attempt() -> None
         assert answer is not None
         assert isinstance(answer.ending, Returned)
     assert [worker.sent for worker in started] == [jobs[:2], jobs[2:]]
+
+
+def test_a_worker_that_sends_its_output_elsewhere_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task may have its output in a file of its own; the end of the pipe must not be news again and again."""
+    elsewhere = tmp_path / "python"
+    elsewhere.write_text("#!/bin/sh\necho begins\nexec >/dev/null 2>&1\nsleep 60\n")
+    elsewhere.chmod(0o700)
+    monkeypatch.setattr(process.sys, "executable", str(elsewhere))
+    looks: list[list[Any]] = []
+    usual = process.wait
+
+    def wait(watched: list[Any], patience: float) -> list[Any]:
+        looks.append(usual(watched, patience))
+        return looks[-1]
+
+    monkeypatch.setattr(process, "wait", wait)
+    worker = process.Process(None, b"")
+    try:
+        said = [line for _ in range(10) for line in worker.messages(0.2)]
+        assert said == ["begins"]
+        assert looks[-1] == []
+    finally:
+        worker.kill()
+        worker.quit()
 
 
 FAKE_NVML = """

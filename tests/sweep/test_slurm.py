@@ -17,9 +17,11 @@ from tests.sweep.apps import App, assert_nothing_lost_or_doubled, notes, runs, w
 from tests.sweep.fake_slurm import FakeSlurm
 
 from graft.errors import ConfigError
+from graft.sweep import slurm_queue
 from graft.sweep.mailbox import FROM_WORKER, TO_WORKER, Inbox, NotOurs, make_mailbox, post
 from graft.sweep.slurm_cluster import SlurmOptions, SlurmWorkers
 from graft.sweep.slurm_place import NoPlace, Place
+from graft.sweep.slurm_queue import SlurmQueue
 
 pytestmark = pytest.mark.usefixtures("_submitit_is_installed")
 
@@ -375,6 +377,35 @@ def test_a_place_that_was_given_up_is_not_taken_for_one_again(tmp_path: Path) ->
     post(box / FROM_WORKER, {"of": "second", "kind": "hello"})
     place.messages(0)
     assert (place.tenancy, place.over) == ("first", True)
+
+
+def test_a_place_that_cannot_be_told_what_to_run_counts_as_silent(tmp_path: Path) -> None:
+    """A full file server: the job of a trial is lost on its way, and the node goes on saying that it lives."""
+    box = make_mailbox(tmp_path)
+    place = Place(NoQueue(), "17", box, lost_after=60)
+    post(box / FROM_WORKER, {"of": "first", "kind": "hello"})
+    place.messages(0)
+    place.post("start")
+    assert not place.silent
+    (box / TO_WORKER).unlink()
+    (box / TO_WORKER).mkdir()  # what cannot be written to, by root neither
+    place.post("job")
+    post(box / FROM_WORKER, {"of": "first", "kind": "beat"})
+    place.messages(0)
+    assert place.silent
+
+
+def test_a_job_is_in_the_queue_for_as_long_as_slurm_does_not_say_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, listed = [0.0], [None]
+    monkeypatch.setattr(slurm_queue.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(slurm_queue, "_squeue", lambda: listed[0])
+    queue = SlurmQueue(None)
+    for now[0] in range(60):
+        assert queue.holds("17"), "Slurm's daemon is restarting"
+    listed[0] = {}  # type: ignore[call-overload]
+    held = [queue.holds("17") for now[0] in range(60, 120)]
+    assert held[0]
+    assert not held[-1]
 
 
 def test_a_mailbox_keeps_messages_apart_from_what_a_killed_writer_left(tmp_path: Path) -> None:

@@ -126,6 +126,12 @@ def test_a_condition_on_an_unknown_key_or_value_names_the_nearest() -> None:
         read_space([], {"backbone": "lite0,lite1", "lr": {"backbone=lite_0": "1"}}, n_trials=1)
 
 
+@pytest.mark.parametrize("condition", ["x=choice(1)", "x=range(2)"])
+def test_a_condition_is_one_value_of_a_key(condition: str) -> None:
+    with pytest.raises(ConfigError, match=r"lr depends on x=.*, which is more than one value"):
+        read_space([], {"x": "1,2", "lr": {condition: "1", "otherwise": "2"}}, n_trials=1)
+
+
 @pytest.mark.parametrize(
     ("override", "told"),
     [

@@ -62,3 +62,15 @@ def test_only_the_gpus_in_use_are_measured(recorder: MemoryRecorder, two_gpus: N
         "system/gpu_0_memory_usage_percentage": 25,
         "system/gpu_0_power_usage_watts": 250,
     }
+
+
+def test_a_gpu_that_measures_little_ends_no_run(
+    recorder: MemoryRecorder, two_gpus: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_supported(handle: str) -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetUtilizationRates", not_supported)  # as on one that is divided
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", not_supported)  # as on one without memory of its own
+    SystemMetricsRecorder(recorder).close("complete")
+    assert {name for name in recorder.metrics if "gpu" in name} == {"system/gpu_0_power_usage_watts"}

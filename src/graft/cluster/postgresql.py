@@ -84,6 +84,7 @@ class PostgreSQL:
         return f"127.0.0.1:{self.port}"
 
     def url(self, database: str) -> str:
+        """As SQLAlchemy takes it, without the password, which libpq reads from `pgpass`."""
         return f"postgresql+psycopg://{ROLE}@{self.where}/{database}"
 
     def process(self) -> psutil.Process | None:
@@ -156,7 +157,8 @@ class PostgreSQL:
         process = self.process()
         if process is None:
             return
-        process.send_signal(signal.SIGINT)  # its fast shutdown; SIGTERM waits for clients
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGINT)  # its fast shutdown; SIGTERM waits for clients
         if not has_ended(self._processes, STOP_PATIENCE_SECONDS, [process]):
             raise FatalError(f"PostgreSQL, process {process.pid}, does not stop; its log is {self.log.path}")
 

@@ -66,16 +66,28 @@ class Server(Protocol):
         """Its first process, if it runs."""
 
     def clear_away(self) -> None:
-        """Ends what is left of one that was killed."""
+        """Ends what is left of one that was killed.
+
+        Raises:
+            FatalError: It does not end.
+        """
 
     def start(self) -> None:
-        """Starts it, and waits until it answers."""
+        """Starts it, and waits until it answers.
+
+        Raises:
+            FatalError: It ended instead, or takes too long.
+        """
 
     def answers(self) -> bool:
         """Whether it does its work now."""
 
     def stop(self) -> None:
-        """Ends it, and waits until it has."""
+        """Ends it, if it runs, and waits until it has.
+
+        Raises:
+            FatalError: It does not end.
+        """
 
 
 def wait_until(answers: Callable[[], bool], started: subprocess.Popen[bytes], server: Server) -> None:

@@ -77,8 +77,8 @@ def up(postgres_port: int | None = None, mlflow_port: int | None = None) -> None
         mlflow_port: Likewise MLflow.
 
     Raises:
-        ConfigError: Something is missing, or a port is taken; nothing was started.
-        FatalError: A server does not start.
+        ConfigError: Something is missing, a port is taken, or they run on another machine; nothing was started.
+        FatalError: A server does not start, one that runs does not answer, or one that was killed does not end.
     """
     folder = _folder()
     if not folder.exists():
@@ -112,7 +112,12 @@ def up(postgres_port: int | None = None, mlflow_port: int | None = None) -> None
 
 
 def down() -> None:
-    """Stops what runs, MLflow first, which needs the other; says what it did. The data stays."""
+    """Stops what runs, MLflow first, which needs the other; says what it did. The data stays.
+
+    Raises:
+        ConfigError: They run on another machine.
+        FatalError: One does not end.
+    """
     folder = _folder()
     if not folder.is_dir():
         print(f"Nothing runs, and there is no {folder}")

@@ -18,7 +18,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, filter_overrides, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from graft.errors import ConfigError, FailedTrial
 from graft.sweep.compose import Composer, job_directory, task_config
@@ -59,6 +59,9 @@ def launch_batch(
     A job's result is handed back if it is plain data. Its configuration is the one composed here,
     and its exception a `FailedTrial` that says what the original was: classes of the job's process
     are not always classes of this one.
+
+    Raises:
+        ConfigError: The task cannot be run in the pool, or there is no place for a worker.
     """
     setup_globals()
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
@@ -68,9 +71,9 @@ def launch_batch(
         Job(number, tuple(overrides), composer(overrides, number))
         for number, overrides in enumerate(job_overrides, initial_job_idx)
     ]
-    pool.open(hydra_context=hydra_context, task_function=task_function, config=config, listener=_echo)
-    log.info("Launching %d jobs in %d slots%s", len(job_overrides), pool.slots, pool.place)
     try:
+        pool.open(hydra_context=hydra_context, task_function=task_function, config=config, listener=_echo)
+        log.info("Launching %d jobs in %d slots%s", len(job_overrides), pool.slots, pool.place)
         futures = []
         for job in jobs:
             log.info("\t#%d : %s", job.number, " ".join(filter_overrides(job.overrides)))
@@ -117,8 +120,6 @@ def _job_return(job: Job, answer: Answer) -> JobReturn:
 
 
 def _hydra_only(config: DictConfig) -> DictConfig:
-    from omegaconf import OmegaConf
-
     return OmegaConf.masked_copy(config, "hydra")
 
 

@@ -44,15 +44,19 @@ def check_cells(space: Space, compose: Composer, observer: SweepObserver) -> dic
                 problems.setdefault(problem, []).append(cell.label)
     if problems:
         lines = [
-            problem
-            if len(labels) == checked
-            else f"{problem} (in {labels[0]}{f' and {len(labels) - 1} more' if len(labels) > 1 else ''})"
+            problem if len(labels) == checked else f"{problem} (in {_cells(labels)})"
             for problem, labels in problems.items()
         ]
         if len(lines) > SHOWN_PROBLEMS:
             lines[SHOWN_PROBLEMS:] = [f"… and {len(lines) - SHOWN_PROBLEMS} more."]
         raise ConfigError(lines)
     return {name: sorted(values) for name, values in sorted(digests.items())}
+
+
+def _cells(labels: Sequence[str]) -> str:
+    """Names a cell, and says how many more there are; one with ranges is looked at more than once."""
+    first, *more = dict.fromkeys(labels)
+    return f"{first} and {len(more)} more" if more else first
 
 
 def _check(

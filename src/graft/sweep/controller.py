@@ -63,7 +63,7 @@ def run_sweep(
     given: Mapping[str, Any],
     arguments: Sequence[str],
 ) -> SweepEnded:
-    """Runs a sweep, or goes on with one, until every trial is final.
+    """Runs a sweep, or goes on with one, until every trial is final or its timeout has passed.
 
     Args:
         hydra_context: Hydra's, as a sweeper gets it.
@@ -73,11 +73,14 @@ def run_sweep(
         given: The settings under `hydra.sweeper`.
         arguments: The task's overrides.
 
+    Returns:
+        What the observer was told in the end.
+
     Raises:
         ConfigError: Nothing was started; every problem is listed.
         SweepFailed: Some trial failed.
         Interrupted: Trials are left, and how to go on was printed.
-        FatalError: A trial raised one; the sweep was stopped.
+        FatalError: A trial raised one, or the study cannot be written any more; the sweep was stopped.
     """
     loader = hydra_context.config_loader
     options, space = _read(given, arguments, loader)
@@ -242,11 +245,14 @@ class Controller:
             failures=causes,
             interrupted=not finished,
         )
-        self._observer.sweep_ended(ended)
-        print(summary(ended, self._messages))
-        if not finished:
-            print(f"To go on:\n  {_command()}")
-        sys.stdout.flush()
+        try:
+            self._observer.sweep_ended(ended)
+        finally:
+            # Whatever becomes of records kept elsewhere, the user sees what came out.
+            print(summary(ended, self._messages))
+            if not finished:
+                print(f"To go on:\n  {_command()}")
+            sys.stdout.flush()
         if self._fatal is not None:
             error = FatalError(self._fatal.message)
             error.status = self._fatal.fatal or error.status
@@ -257,7 +263,7 @@ class Controller:
             raise SweepFailed(f"{causes.total()} of {ended.total} trials failed.")
         return ended
 
-    def _best(self, records: Sequence[Any]) -> tuple[BestTrial, ...]:
+    def _best(self, records: Sequence[Record]) -> tuple[BestTrial, ...]:
         signs = [1.0 if direction == "minimize" else -1.0 for direction in self._options.directions]
         complete = [record for record in records if record.state == "complete"]
         scores = {r.number: tuple(s * v for s, v in zip(signs, r.values, strict=True)) for r in complete}

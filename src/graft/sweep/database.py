@@ -110,6 +110,9 @@ class ServerStorage(RDBStorage):
         Args:
             lock: Names the lock, in one part or two.
             work: Uses this storage. When it is done again, it may have been done.
+
+        Raises:
+            DatabaseFailed: As `persistently` does.
         """
         return self.persistently(lambda: self._in_one_transaction(lock, work))
 
@@ -179,7 +182,14 @@ class Outage:
         self._said = False
 
     def wait(self, error: Exception) -> None:
-        """Returns when the database answers."""
+        """Returns when the database answers, after a pause that grows with each failure.
+
+        Args:
+            error: What the call said that failed.
+
+        Raises:
+            Exception: What `Patience.meanwhile` raised.
+        """
         self._failures += 1
         answers, given_up = threading.Event(), threading.Event()
         # A connection that cannot be made takes its time, and this thread has the user to listen to.
@@ -195,6 +205,7 @@ class Outage:
         self._say_if_it_takes_long(error)
 
     def over(self) -> None:
+        """Tells the user that the database answers again, if it was told that it did not."""
         if self._said:
             from graft.sweep.display import duration
 
@@ -206,7 +217,8 @@ class Outage:
             self._patience.say(f"The study's database does not answer ({gist(error)}): the sweep waits for it.")
 
     def _ask(self, answers: threading.Event, given_up: threading.Event) -> None:
-        pause = min(0.05 * 2**self._failures, TRY_AGAIN_SECONDS)
+        # The exponent has an end, for with a full disk an outage may have thousands of failures.
+        pause = min(0.05 * 2 ** min(self._failures, 10), TRY_AGAIN_SECONDS)
         while not given_up.wait(pause):
             pause = TRY_AGAIN_SECONDS
             try:
@@ -221,7 +233,10 @@ class Outage:
 
 
 def does_not_answer(error: BaseException) -> bool:
-    """Whether `error` comes from a connection that broke or could not be made, and not from what was asked."""
+    """Whether `error` may pass by waiting: the connection broke or could not be made, or the server's disk is full.
+
+    What is wrong with what was asked, or with who asks, does not.
+    """
     for each in _chain(error):
         if isinstance(each, DBAPIError):
             if each.connection_invalidated:

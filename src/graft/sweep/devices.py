@@ -39,8 +39,9 @@ def installed_gpus() -> list[str]:
 def gpu_use() -> list[dict[str, float]]:
     """How much the GPUs that this process may use are in use, in the order in which it names them.
 
-    Each has `utilization_percentage`, `memory_usage_megabytes`, `memory_usage_percentage` and, where it tells,
-    `power_usage_watts`.
+    Each has what it tells of `utilization_percentage`, `memory_usage_megabytes`, `memory_usage_percentage` and
+    `power_usage_watts`. The names are those of MLflow's system metrics; the megabytes are MiB. A part of a GPU (MIG)
+    is left out.
     """
     import pynvml
 
@@ -54,13 +55,15 @@ def gpu_use() -> list[dict[str, float]]:
 def _use_of(handle: Any) -> dict[str, float]:
     import pynvml
 
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    use = {
-        "utilization_percentage": float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu),
-        "memory_usage_megabytes": memory.used / (1 << 20),
-        "memory_usage_percentage": 100 * memory.used / memory.total,
-    }
-    with suppress(pynvml.NVMLError):  # not every GPU measures it
+    use: dict[str, float] = {}
+    # Not every GPU measures all of it, least of all one that is divided (MIG).
+    with suppress(pynvml.NVMLError):
+        use["utilization_percentage"] = float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+    with suppress(pynvml.NVMLError):
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        use["memory_usage_megabytes"] = memory.used / (1 << 20)
+        use["memory_usage_percentage"] = 100 * memory.used / memory.total
+    with suppress(pynvml.NVMLError):
         use["power_usage_watts"] = pynvml.nvmlDeviceGetPowerUsage(handle) / 1000
     return use
 

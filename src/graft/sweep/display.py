@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graft.console import PlainConsole
+from graft.printable import printable
 from graft.sweep.jobs import Printed, Reported
 from graft.sweep.observer import SweepEnded
 from graft.sweep.outcome import PLACE_TAKEN, Outcome, State
@@ -25,7 +26,14 @@ SHOWN_FAILURES = 3
 
 @dataclass
 class Row:
-    """A running trial."""
+    """A running trial.
+
+    Attributes:
+        number, attempt: In the whole sweep, and of the trial; from 0.
+        overrides: Those of the varied keys.
+        started: Seconds, of `time.monotonic`.
+        last: Its latest report, if there was one.
+    """
 
     number: int
     attempt: int
@@ -35,7 +43,7 @@ class Row:
 
 
 class Display:
-    """Plain lines: one for each trial that ends, and what the jobs print.
+    """Plain lines: one for each trial that ends, and what the jobs print. Used from the controller's thread.
 
     Args:
         total: Trials in the sweep.
@@ -187,7 +195,7 @@ def summary(ended: SweepEnded, messages: Mapping[int, tuple[str, str]]) -> str:
 
     Args:
         ended: What the observer is told, too.
-        messages: Cause and message of each failed trial, by number.
+        messages: Cause and message of each trial that failed under this command, by number.
     """
     counts = [f"{ended.counts.get(state, 0)} {state}" for state in ("complete", "pruned", "failed")]
     counts += [f"{ended.counts[state]} {state}" for state in ("waiting", "running") if ended.counts.get(state)]
@@ -224,4 +232,5 @@ def numbers(values: Mapping[str, float]) -> str:
 
 
 def first_line(text: str) -> str:
-    return text.strip().partition("\n")[0]
+    """The first line of an error's text, as a terminal may be shown it."""
+    return printable(text.strip().partition("\n")[0])

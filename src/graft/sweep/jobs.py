@@ -76,7 +76,7 @@ class Died:
     """The process of the job ended without an answer.
 
     Attributes:
-        cause: Name of the signal, such as ``SIGKILL``, or ``exit status 3``.
+        cause: Name of the signal, such as ``SIGKILL``, ``exit status 3``, or what else happened, such as ``node lost``.
         last_output: The last lines that it printed.
     """
 
@@ -86,14 +86,14 @@ class Died:
 
 @dataclass(frozen=True)
 class TimedOut:
-    """The job ran past its timeout and was killed."""
+    """The job ran past its timeout of so many seconds and was killed."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class Killed:
-    """The job was killed because the sweep was told to stop at once."""
+    """The job was killed, or never began: the sweep was told to stop, or others have taken its trial over."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Answer:
         ending: What happened.
         told: What `graft.trial.should_stop` told the job: ``pruned``, ``interrupted`` or None.
         unstored: Intermediate values by step that the job could not store in the study.
-        seconds: From handing the job over to its end.
+        seconds: From handing the job over to its end, with the wait for its worker.
         slot: Name of the slot that ran it.
         task_name, working_dir: As Hydra's `JobReturn` has them.
     """
@@ -174,9 +174,16 @@ class JobLauncher(Protocol):
         config: DictConfig,
         listener: Listener,
     ) -> None:
-        """Gets ready; raises ConfigError for a task that cannot be run here.
+        """Gets ready. May be called again after `close`.
 
-        `listener` may be called from any thread.
+        Args:
+            hydra_context: As Hydra hands it to a sweeper.
+            task_function: What a job runs.
+            config: Composed for the sweep itself.
+            listener: May be called from any thread.
+
+        Raises:
+            ConfigError: The task cannot be run here.
         """
 
     def submit(self, job: Job) -> Future[Answer]:
@@ -189,10 +196,10 @@ class JobLauncher(Protocol):
         """Asks every running job to return at its next step. May be called twice."""
 
     def kill(self) -> None:
-        """Ends every running job at once; their answers say `Killed`."""
+        """Ends every running job at once; their answers say `Killed`. May be called twice."""
 
     def cancel(self, number: int) -> None:
-        """Ends one running job at once, if it runs. May be called twice."""
+        """Ends the job `number` at once, if it runs; its answer says `Killed`. May be called twice."""
 
     def close(self) -> None:
         """Ends all workers; running jobs are killed. May be called twice."""

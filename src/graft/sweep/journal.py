@@ -63,6 +63,9 @@ class Journal(JournalFileBackend):
     Optuna forces each line to the disk, which costs 0.2 to 4 ms, five times a trial. A killed process loses
     nothing without that, for the kernel has what was written. A power cut may cost the last seconds, and
     their trials then run again.
+
+    Attributes:
+        latest: The line that was read last, as JSON has it; None before the first.
     """
 
     def __init__(self, path: str) -> None:
@@ -75,7 +78,7 @@ class Journal(JournalFileBackend):
             _drop_torn_line(file)
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        """The lines from a number on.
+        """The lines from a number on, which counts from 0.
 
         Raises:
             ConfigError: One of them is no JSON; the text names it.

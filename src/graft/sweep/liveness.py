@@ -38,8 +38,10 @@ def here(*, left: bool) -> dict[str, Any]:
 
 def mark_of_controller(shown: Mapping[str, Any] | None = None) -> str:
     """What marks the workers of the controller that showed itself as `shown`; of this process, if None."""
-    # With the host, because a scheduler runs workers on other hosts, where other controllers may be.
-    return f"{os.getpid()} {_host()}" if shown is None else f"{shown['pid']} {shown['host']}"
+    # With the host, because a scheduler runs workers on other hosts, where other controllers may be; and with its
+    # birth, because a number is given to another controller in time.
+    shown = here(left=False) if shown is None else shown
+    return f"{shown['pid']} {shown['host']} {shown['started']}"
 
 
 class Watch:
@@ -105,6 +107,9 @@ def birth_of(pid: int) -> str:
     """When a process started, so that it tells it from any other: which boot of the machine, and ticks since then.
 
     Not the time of day: that is moved when a clock is set, and living controllers would look dead.
+
+    Raises:
+        FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess: There is no such process.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

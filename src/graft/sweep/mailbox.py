@@ -29,7 +29,6 @@ TO_WORKER, FROM_WORKER = "to_worker", "from_worker"
 SHORTEST_WAIT, LONGEST_WAIT = 0.02, 0.5
 """Seconds between two looks: more with each that found nothing, for hundreds of slots may share one file server."""
 
-
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -128,6 +127,7 @@ class Inbox:
 
         Raises:
             FileNotFoundError: The mailbox was removed.
+            NotOurs: The file is not ours alone.
         """
         deadline = time.monotonic() + patience
         while not (arrived := self.look()) and (left := deadline - time.monotonic()) > 0:

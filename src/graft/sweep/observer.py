@@ -26,7 +26,7 @@ class SweepStarted:
         resumed: The sweep was started before.
         directory: Folder of the sweep.
         directions, objectives: One each for every value that a trial returns.
-        context: What `sweep_started` returned when the sweep was first started; empty then.
+        context: What `sweep_started` returned at the last start of the sweep; empty at the first.
     """
 
     sweep: str
@@ -48,13 +48,13 @@ class TrialEnded:
         number: In the whole sweep, from 0.
         attempt: Of this trial, from 0.
         state: ``complete``, ``pruned``, ``failed`` or ``interrupted``.
-        values: By objective; empty for a failed trial.
+        values: By objective; empty for a failed trial, and perhaps for one that was stopped.
         cause, message: Of a failure.
         overrides: Of the task, in Hydra's order.
         cell: The grid values by key, as text.
         params: The sampled values by key.
         directory: Folder of the trial.
-        seconds: Of this attempt.
+        seconds: Of this attempt, with the wait for its worker.
     """
 
     number: int
@@ -127,13 +127,22 @@ class SweepObserver(Protocol):
         """
 
     def sweep_started(self, event: SweepStarted) -> Mapping[str, str] | None:
-        """Returns what `graft.trial.current().context` shall be in every trial. May raise: nothing ran yet."""
+        """Returns what `graft.trial.current().context` shall be in every trial that starts from now on.
+
+        Called at every start of the sweep. May raise: nothing ran yet.
+        """
 
     def trial_ended(self, event: TrialEnded) -> None:
-        """Called before the study is told, so that no trial that the study calls final is missed here."""
+        """Called before the study is told, so that no trial that the study calls final is missed here.
+
+        What it raises is logged, the first time, and stops nothing.
+        """
 
     def sweep_ended(self, event: SweepEnded) -> None:
-        """Called once, at the end of every start of the sweep."""
+        """Called once, at the end of every start of the sweep, unless that dies or can write to its study no more.
+
+        What it raises ends the command, after the summary.
+        """
 
 
 class NoObserver:

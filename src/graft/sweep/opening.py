@@ -25,8 +25,19 @@ def open_sweep(
     With a study name it is the one of that name. Without, it is the latest unfinished sweep of the
     same identity, or a new one.
 
+    Args:
+        storage: As `resolve_storage` returned it.
+        job_name: What the name of a new sweep begins with.
+        space: What the command varies.
+        options: The command's settings.
+        identity: What the command's sweep is.
+        directory: Where a new sweep's trials have their folders; an old one keeps its own.
+
     Raises:
-        ConfigError: The named sweep exists and is another one; the differences are shown.
+        ConfigError: The storage cannot be opened, or the named sweep exists and is another one; the differences
+            are shown.
+        DatabaseFailed: The database server does not answer.
+        Unwritable: The storage's file cannot be written.
     """
     opened = open_storage(storage)
 

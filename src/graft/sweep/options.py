@@ -51,7 +51,7 @@ class SweepOptions:
 
     Attributes:
         n_trials: Trials in each cell with sampled keys; None for a pure grid.
-        timeout: Seconds after which no further trial is started, or None.
+        timeout: Seconds after the command's start after which no further trial is started, or None.
         trial_timeout: Seconds after which a trial that still runs is killed and fails, or None.
         sampler, pruner: Optuna's, by name; no pruner means nothing is pruned.
         directions: One a returned value.
@@ -59,7 +59,8 @@ class SweepOptions:
         storage: None, a path of a journal file, or a database URL.
         study_name: Name to resume by, or None.
         max_retries: How often a trial whose worker died is started again.
-        max_failures: Failed trials after which the sweep gives up, or None for never.
+        max_failures: Failed trials that the sweep endures, of those that end under this command; it stops at one
+            more. None for any number.
         seed: Of the sampler; None for a new one each time.
         n_jobs: Trials in a batch, for launchers other than Graft's own.
         observer: Configuration of the observer, with `_target_`, or None.

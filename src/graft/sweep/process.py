@@ -70,6 +70,7 @@ class Process:
         assert self._popen.stdout is not None
         self._output = self._popen.stdout
         os.set_blocking(self._output.fileno(), False)
+        self._output_ended = False
         self._partial = b""
         self.last_lines: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
         self.jobs = 0
@@ -107,7 +108,9 @@ class Process:
         Raises:
             EOFError: The process is dead, and has nothing more to say.
         """
-        watched: list[Any] = [self._connection, self._output]
+        watched: list[Any] = [self._connection]
+        if not self._output_ended:
+            watched.append(self._output)
         if self._pidfd is not None:
             watched.append(self._pidfd)
         ready = wait(watched, patience)
@@ -133,6 +136,8 @@ class Process:
             except (BlockingIOError, ValueError):
                 break
             if not chunk:
+                # A task may have sent its output elsewhere; an end that is watched would be there all the time.
+                self._output_ended = True
                 break
             chunks.append(chunk)
         *whole, self._partial = (self._partial + b"".join(chunks)).split(b"\n")
@@ -193,7 +198,15 @@ class Process:
 
 
 def wait_for_greeting(messages: Callable[[float], list[dict[str, Any] | str]]) -> None:
-    """Waits for what a worker says first: that it is ready, or that it cannot load the application."""
+    """Waits for what a worker says first: that it is ready, or that it cannot load the application.
+
+    Args:
+        messages: See `graft.sweep.workers.Worker`.
+
+    Raises:
+        Unfit: It cannot.
+        EOFError: It died before.
+    """
     while True:
         for message in messages(POLL_SECONDS):
             if isinstance(message, str):
@@ -207,6 +220,7 @@ def wait_for_greeting(messages: Callable[[float], list[dict[str, Any] | str]]) -
 
 
 def pickled_job(job: Job) -> bytes:
+    """What a worker gets of a job: its configuration, and its ticket as JSON."""
     ticket = None if job.ticket is None else job.ticket.to_json()
     return cloudpickle.dumps({"config": job.config, "ticket": ticket})
 

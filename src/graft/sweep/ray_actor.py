@@ -62,7 +62,7 @@ class WorkerActor:
         threading.Thread(target=self._watch, name="graft-watch", daemon=True).start()
 
     def node(self) -> str:
-        """Where this is."""
+        """Ray's id of the node where this is."""
         import ray
 
         return str(ray.get_runtime_context().get_node_id())
@@ -90,6 +90,10 @@ class WorkerActor:
         """What arrived since the first `confirmed` messages; they are kept until they are confirmed.
 
         So a call whose answer was lost on its way can be made again.
+
+        Args:
+            confirmed: How many messages the controller has had in all.
+            patience: Seconds to wait for one, where there is none.
         """
         self._heard = time.monotonic()
         with self._turn:

@@ -31,8 +31,8 @@ LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 LOCAL_OBJECT_STORE_BYTES = 100 << 20
 """Ray would take a third of the memory, and all that passes through it are messages."""
 
-
 REACH_SECONDS = 10.0
+"""How long an address may take to be reached."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ class RayWorkers:
                 owner = json.loads(name)
                 if process_lives(owner) is False:
                     ray.kill(ray.get_actor(name))
-            except ValueError:  # it ended meanwhile, or is nobody of ours
+            except (ValueError, KeyError, TypeError):  # it ended meanwhile, or is nobody of ours
                 continue
 
 

@@ -94,6 +94,12 @@ class Tenancy:
     """One stay of a Slurm job on a node; a job that is requeued has several.
 
     Every message of its own carries its mark, so that what an earlier stay said or was told means nothing now.
+
+    Args:
+        setup, mailbox, controller, lost_after: See `SlotJob`.
+
+    Attributes:
+        over: Set once the place is left and nothing runs in it any more.
     """
 
     def __init__(self, setup: bytes, *, mailbox: Path, controller: str, lost_after: float) -> None:

@@ -25,7 +25,7 @@ class NoPlace(Exception):
 
 
 class Queue(Protocol):
-    """Slurm's queue as a place sees it. See `graft.sweep.slurm_cluster`."""
+    """Slurm's queue as a place sees it, called by several threads at once. See `graft.sweep.slurm_queue`."""
 
     def holds(self, job: str) -> bool:
         """Whether the job waits or runs, as far as is known."""
@@ -34,17 +34,27 @@ class Queue(Protocol):
         """Ends the job, if it is not over already. Does not wait."""
 
     def log(self, job: str) -> Path:
-        """What the job itself printed."""
+        """The file with what the job itself printed; it need not be there."""
 
 
 class Place:
     """A Slurm job that keeps a place on some node, or waits for one, and its mailbox.
 
+    Used from its slot's thread, but for `beat`; `post` may be called from any.
+
     Args:
         queue: Where it was submitted.
         job: Its id.
         mailbox: Made for it alone.
-        lost_after: See `SlotJob`.
+        lost_after: Seconds without a word from the job after which it is `silent`.
+
+    Attributes:
+        tenancy: Mark of the stay on a node that is going on; None while the job waits for its first.
+        stays: How many there were, this one included.
+        leaving: The present stay was warned that its place is taken away.
+        over: Nothing more comes of the job, unless Slurm begins it once more.
+        processes: How many worker processes were started in it.
+        lives: Whether the controller shows the job that it lives.
     """
 
     def __init__(self, queue: Queue, job: str, mailbox: Path, *, lost_after: float) -> None:
@@ -54,17 +64,16 @@ class Place:
         self._inbox = Inbox(mailbox / FROM_WORKER)
         self.job = job
         self.tenancy: str | None = None
-        """Mark of the stay on a node that is going on; None while the job waits."""
         self.stays = 0
         self.leaving = False
         self.over = False
         self.processes = 0
         self.lives = True
-        """Whether the controller shows the job that it lives."""
         self._heard = time.monotonic()
+        self._unheard = False
 
     def messages(self, patience: float) -> list[dict[str, Any]]:
-        """What the present stay said; the beginning of another one is among it, as ``hello``."""
+        """What the present stay said within `patience` seconds; the beginning of another is among it, as ``hello``."""
         arrived = []
         try:
             found = self._inbox.wait(patience)
@@ -78,6 +87,7 @@ class Place:
                 if not self.lives:
                     continue  # it was given up, and Slurm began it once more all the same
                 self.tenancy, self.leaving, self.over = message["of"], False, False
+                self._unheard = False
                 self.stays += 1
             elif message.get("of") != self.tenancy:
                 continue
@@ -93,13 +103,16 @@ class Place:
 
     @property
     def silent(self) -> bool:
-        """Whether nothing was heard of it for longer than it may be silent."""
-        return time.monotonic() - self._heard > self._lost_after
+        """Whether nothing was heard of it for longer than it may be silent, or it could not be told what to run."""
+        return self._unheard or time.monotonic() - self._heard > self._lost_after
 
     def post(self, kind: str, **fields: Any) -> None:
-        """Tells the present stay something. If that fails, it is noticed as a silence."""
-        with contextlib.suppress(OSError):
+        """Tells the present stay something. A place that cannot be told what to run counts as silent."""
+        try:
             post(self._mailbox / TO_WORKER, {"to": self.tenancy, "kind": kind, **fields})
+        except OSError:
+            # It goes on saying that it lives, and would wait for ever for what it never got.
+            self._unheard = self._unheard or kind in ("start", "job")
 
     def beat(self) -> None:
         """Shows whoever serves the mailbox that the controller lives."""

@@ -85,6 +85,11 @@ class SubmititQueue:
         self._jobs: dict[str, Any] = {}
 
     def submit(self, job: SlotJob) -> str:
+        """Submits a job; returns its id.
+
+        Raises:
+            NoPlace: It was refused.
+        """
         # What submitit's executors do when several threads submit at once is not said.
         with self._submitting, _deaf_to_ctrl_c(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -96,11 +101,13 @@ class SubmititQueue:
         return str(submitted.job_id)
 
     def log(self, job: str) -> Path:
+        """The file with what the job printed: on stderr if there is any of it, else on stdout."""
         paths = self._jobs[job].paths
         errors, output = Path(paths.stderr), Path(paths.stdout)
         return errors if errors.exists() and errors.stat().st_size else output
 
     def close(self) -> None:
+        """Removes what jobs were sent, which may hold secrets. All of them have ended, or will find nothing to do."""
         for submitted in self._jobs.values():
             for path in (submitted.paths.submitted_pickle, submitted.paths.result_pickle):
                 with contextlib.suppress(OSError):
@@ -108,12 +115,13 @@ class SubmititQueue:
 
 
 class SlurmQueue(SubmititQueue):
-    """Slurm's."""
+    """Slurm's queue. See `graft.sweep.slurm_place.Queue`."""
 
     def __init__(self, executor: Any) -> None:
         super().__init__(executor)
         self._looking = threading.Lock()
         self._looked = -LOOK_SECONDS
+        self._answers = True
         self._held: frozenset[str] = frozenset()
         self._seen: dict[str, float] = {}
 
@@ -123,10 +131,12 @@ class SlurmQueue(SubmititQueue):
             if now - self._looked >= LOOK_SECONDS:
                 self._looked = now
                 listed = _squeue()
-                if listed is None:  # Slurm's daemon may be restarting
-                    return True
-                self._held = frozenset(listed)
-                self._seen |= dict.fromkeys(listed, now)
+                self._answers = listed is not None
+                if listed is not None:
+                    self._held = frozenset(listed)
+                    self._seen |= dict.fromkeys(listed, now)
+            if not self._answers:  # Slurm's daemon may be restarting
+                return True
             # A job that is requeued may be in no list for a moment.
             return job in self._held or now - self._seen.setdefault(job, now) < 2 * LOOK_SECONDS
 
@@ -135,6 +145,11 @@ class SlurmQueue(SubmititQueue):
         _scancel(job)
 
     def end_leftovers(self) -> None:
+        """Ends jobs of controllers that died on this host, and removes what they were sent.
+
+        Raises:
+            ConfigError: They do not end, or Slurm does not answer, within `LEFTOVER_SECONDS`.
+        """
         deadline = time.monotonic() + LEFTOVER_SECONDS
         cancelled: dict[str, dict[str, Any]] = {}
         while (listed := _squeue()) is None or any(_owner_died(comment) for comment in listed.values()):

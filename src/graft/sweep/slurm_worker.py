@@ -28,10 +28,14 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 2.0, 300.0
 
 
 class Places(Protocol):
-    """The places of all slots."""
+    """The places of all slots. Each slot asks in its own thread."""
 
     def of(self, slot: int) -> Place:
-        """The slot's place; asks for one where it has none. Raises NoPlace where none can be asked for."""
+        """The slot's place; asks for one where it has none, or where that is over.
+
+        Raises:
+            NoPlace: None can be asked for.
+        """
 
     def count_place(self) -> None:
         """Some slot has its place."""
@@ -102,7 +106,8 @@ class SlurmWorker:
                 self._failures += 1
                 if self._places.hopeless(self._failures):
                     raise Unfit(f"{error} Once that is mended, the same command goes on.") from error
-                pause = min(FIRST_PAUSE_SECONDS * 2 ** (self._failures - 1), LONGEST_PAUSE_SECONDS)
+                # The exponent has an end, for a slot may be refused for days while others go on.
+                pause = min(FIRST_PAUSE_SECONDS * 2 ** min(self._failures - 1, 10), LONGEST_PAUSE_SECONDS)
                 say(f"{error} Another job is submitted in {pause:g} s.")
                 self._sleep(pause, better)
 
@@ -164,7 +169,7 @@ class SlurmWorker:
         return arrived
 
     def last_words(self) -> list[str]:
-        """None: what a process left came before the news of its death."""
+        """There are none: what a process left came before the news of its death."""
         return []
 
     def cause_of_death(self) -> str:

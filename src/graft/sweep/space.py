@@ -82,7 +82,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Range:
-    """A key whose numbers are sampled. `high` belongs to the range; `step` is None for a continuous one."""
+    """A key whose numbers are sampled. `high` belongs to the range; without a `step` it is every number between."""
 
     kind: Literal["int", "float"]
     low: float
@@ -479,8 +479,15 @@ class _Reader:
             condition: dict[str, Value] = {}
             if condition_text != OTHERWISE:
                 for term in str(condition_text).split(","):
-                    if (parsed := self._parse(term.strip())) is not None and isinstance(parsed[1], Fixed):
+                    if (parsed := self._parse(term.strip())) is None:
+                        continue
+                    if isinstance(parsed[1], Fixed):
                         condition[parsed[0]] = parsed[1].value
+                    else:
+                        self.problems.append(
+                            f"hydra.sweeper.params.{key} depends on {term.strip()}, which is more than one value. "
+                            f"Allowed: KEY=VALUE, several of them with commas between, or {OTHERWISE}."
+                        )
             if (parsed := self._parse_yaml(key, branch)) is not None:
                 branches.append((condition, parsed[1]))
         # `otherwise` is what is left, wherever it is written.

@@ -136,6 +136,8 @@ class ControllerLock:
     there only one controller may run a sweep.
 
     Args:
+        storage: As `resolve_storage` returned it.
+        opened: What `open_storage` made of it.
         sweep: In a database each sweep has a lock of its own; None is that for creating sweeps.
     """
 

@@ -12,8 +12,9 @@ known; so it also recognises its own work.
 
 The attributes of the sweep's study: `graft.identity` (what it may be resumed with),
 `graft.directory`, `graft.context` (from the observer), `graft.finished`, and for each controller
-`graft.controller.ID`. Those of a trial: `graft.number`, `graft.owner` (a controller's ID, or None),
-`graft.attempt`, `graft.deaths`, `graft.failure` and `graft.message`.
+`graft.controller.ID`. That of a cell's: `graft.cell`. Those of a trial: `graft.number`, `graft.owner`
+(a controller's ID, or None), `graft.attempt`, `graft.deaths`, `graft.told` (why its job was told to
+stop, where it could not say so itself), `graft.failure` and `graft.message`.
 """
 
 from __future__ import annotations
@@ -88,9 +89,11 @@ class Claimed:
         number: In the whole sweep.
         cell: Where it lies.
         study: Name of the study that holds it, and `trial_number` its number there.
+        trial_id: The storage's name for it.
         params: Sampled values by key.
         attempt: From 0.
         deaths: How often its worker died.
+        overrides: Of the task.
     """
 
     number: int
@@ -109,7 +112,15 @@ class Claimed:
 
 @dataclass(frozen=True)
 class Record:
-    """A trial as the study has it."""
+    """A trial as the study has it.
+
+    Attributes:
+        number: In the whole sweep.
+        state: One of `STATES`.
+        values: One for each objective; of a pruned trial its last report, if there was one; else none.
+        overrides: Of the task; empty as long as values are still to be sampled.
+        cause: Of a failure; see `graft.sweep.outcome.Outcome`.
+    """
 
     number: int
     state: str
@@ -121,7 +132,18 @@ class Record:
 class SweepStudy:
     """The studies of one sweep, for one controller. Used from one thread only, as Optuna's storages are.
 
-    Make one with `graft.sweep.opening.open_sweep`.
+    Make one with `graft.sweep.opening.open_sweep`. Where a database server does not answer and nobody waits for it,
+    every method but `leave` raises `DatabaseFailed`.
+
+    Args:
+        name: Of the sweep.
+        storage: As `resolve_storage` returned it.
+        space, options: Of the command.
+        existing: The sweep was created before.
+
+    Attributes:
+        controller: ID of this controller.
+        resumed: As `existing`.
     """
 
     def __init__(

@@ -34,6 +34,7 @@ JOB, STOP, QUIT = b"job:", b"stop:", b"quit:"
 """What a message to the worker starts with; a job's pickle follows at once."""
 
 SHOWN_LENGTH = 80
+"""Characters of what a task returned that a message shows."""
 
 
 def main() -> None:
@@ -178,7 +179,7 @@ def resolver_table() -> dict[str, Any]:
 
 
 def describe_value(value: Any) -> dict[str, Any]:
-    """What a task returned, as plain data: its numbers, itself if it is plain, and a short text."""
+    """What a task returned, as plain data: the fields of `graft.sweep.jobs.Returned`."""
     shown = repr(value)
     shown = f"{type(value).__name__} {shown[:SHOWN_LENGTH]}{'…' if len(shown) > SHOWN_LENGTH else ''}"
     try:
@@ -189,7 +190,12 @@ def describe_value(value: Any) -> dict[str, Any]:
 
 
 def numbers_in(value: Any) -> list[float] | dict[str, float] | None:
-    """The numbers in a task's result: one, several in a row, or several by name; None if there are none."""
+    """The numbers in a task's result: one, several in a row, or several by name; None if there are none.
+
+    Args:
+        value: A number; an array or tensor of shape () or (1,); a sequence, or an array with `tolist`, of shape (n,);
+            or a mapping to numbers. Of any type that converts to float.
+    """
     if (single := _number(value)) is not None:
         return [single]
     if isinstance(value, Mapping):
@@ -211,7 +217,7 @@ def _number(value: Any) -> float | None:
 
 
 def describe_error(error: BaseException, place: Path | None = None) -> dict[str, Any]:
-    """An exception as plain data. A class that repeats the name of its cause needs no text.
+    """An exception as plain data: the fields of `graft.sweep.jobs.Raised`.
 
     Args:
         error: What was raised.

@@ -1,6 +1,7 @@
 """What a worker is to its slot, and where workers come from: the contract between slots and kinds of workers.
 
-`graft.sweep.local` has those of this machine, `graft.sweep.ray_cluster` those of a Ray cluster.
+`graft.sweep.local` has those of this machine, `graft.sweep.ray_cluster` those of a Ray cluster,
+`graft.sweep.slurm_cluster` those in jobs of Slurm.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class PoolOptions:
         slots: Jobs at a time; None for as many as there is room for.
         fresh_process: A new worker for every job.
         recycle_after_trials: A worker is replaced after so many jobs; None for never.
-        recycle_above_gib: A worker that holds more memory than this after a job is replaced.
+        recycle_above_gib: A worker that holds more GiB of memory than this after a job is replaced; None for never.
         show_output: Pass on what jobs print.
     """
 
@@ -133,7 +134,7 @@ class Worker(Protocol):
         """Name of the signal that ended it, or what else did."""
 
     def memory_gib(self) -> float:
-        """What it holds now."""
+        """How much memory it holds, as far as is known; 0 if nothing is."""
 
     def stop(self) -> None:
         """Asks the running job to return at its next step. Called in the controller's thread; does not wait."""
@@ -142,7 +143,7 @@ class Worker(Protocol):
         """Ends it with all that it started. Called in the controller's thread as well; does not wait."""
 
     def quit(self) -> None:
-        """Lets it end by itself, ends it if it does not, and frees all that it held."""
+        """Lets it end by itself, ends it if it does not, and frees all that it held. Called once, dead or alive."""
 
 
 class Workers(Protocol):

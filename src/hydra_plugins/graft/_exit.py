@@ -17,6 +17,8 @@ def exit_with(error: GraftError) -> NoReturn:
 
     Of all exceptions Hydra lets only SystemExit through as it is.
     """
+    from graft.printable import printable
+
     sys.stdout.flush()
-    print(error, file=sys.stderr)
+    print(printable(str(error)), file=sys.stderr)
     raise SystemExit(error.status)

@@ -57,7 +57,7 @@ class GraftLauncherConf:
     slots_per_gpu: int = 1
     # A new process for every trial.
     fresh_process: bool = False
-    # A worker process is replaced after so many trials, or above so much memory.
+    # A worker process is replaced after so many trials, or if it holds more GiB after one.
     recycle_after_trials: int | None = None
     recycle_above_gib: float | None = None
     # Pass on what trials print.

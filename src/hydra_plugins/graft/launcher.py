@@ -56,19 +56,23 @@ class GraftLauncher(Launcher):
         return self._pool.place
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from graft.errors import GraftError
         from graft.sweep.batches import launch_batch
 
         assert self.hydra_context is not None
         assert self.task_function is not None
         assert self.config is not None
-        return launch_batch(
-            self._pool,
-            hydra_context=self.hydra_context,
-            task_function=self.task_function,
-            config=self.config,
-            job_overrides=job_overrides,
-            initial_job_idx=initial_job_idx,
-        )
+        try:
+            return launch_batch(
+                self._pool,
+                hydra_context=self.hydra_context,
+                task_function=self.task_function,
+                config=self.config,
+                job_overrides=job_overrides,
+                initial_job_idx=initial_job_idx,
+            )
+        except GraftError as error:
+            exit_with(error)
 
 
 class GraftRayLauncher(GraftLauncher):
