@@ -2,9 +2,10 @@
 
     python benchmarks/long_run.py [--trials 2000] [--recycle 50] [OVERRIDE ...]
 
-Promised: from trial 100 to the last one the controller grows by less than 50 MB, and opens no more files. Frozen
+Promised: from trial 100 to the last ones the controller grows by less than 50 MB, and opens no more files. Frozen
 trainings of two epochs on a few tiny digits, with TPE, a pruner and everything recorded, so that what a trial costs is
-Graft's own. The controller and its workers are looked at twice a second, the folders at every row.
+Graft's own. The controller and its workers are looked at twice a second, the folders at every row. What the controller
+takes once all trials are over, to write its report, is told apart.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from graft.sweep.storage import open_storage
 
 GROWTH_ALLOWED_MB = 50
 FIRST = 100  # trials from which growth counts: until then everything has happened once
+LAST = (
+    10  # trials before the end at which it is looked at last: there is a look between them, and the report is not begun
+)
 EVERY_SECONDS = 0.5
 SWEPT = (
     "+size=smoke",
@@ -79,9 +83,9 @@ def main() -> int:
         home = Path(folder)
         swept = [*SWEPT, f"hydra.sweeper.n_trials={options.trials}"]
         swept += [f"hydra.launcher.recycle_after_trials={options.recycle}", *options.overrides]
-        rows, states = watch(home, swept, options.trials, options.rows)
+        rows, states, report_mb = watch(home, swept, options.trials, options.rows)
     if options.json:
-        figures = {"machine": there, "rows": [asdict(row) for row in rows], "states": states}
+        figures = {"machine": there, "rows": [asdict(row) for row in rows], "report_mb": report_mb, "states": states}
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     print(f"\n{', '.join(f'{count} {state}' for state, count in sorted(states.items()))}")
     counted = [row for row in rows if row.trials >= FIRST] or rows
@@ -89,16 +93,19 @@ def main() -> int:
     files = max(row.files for row in counted) - counted[0].files
     print(
         f"From trial {counted[0].trials} to {counted[-1].trials} the controller grew by {grown:.1f} MB "
-        f"({GROWTH_ALLOWED_MB} allowed) and had at most {files} more files open"
+        f"({GROWTH_ALLOWED_MB} allowed) and had at most {files} more files open; "
+        f"while it wrote its report it took {report_mb:.0f} MB"
     )
     return int(grown >= GROWTH_ALLOWED_MB or files > 0)
 
 
-def watch(home: Path, swept: list[str], trials: int, count: int) -> tuple[list[Row], dict[str, int]]:
-    """The rows of the table as the sweep goes on, and how many trials ended in which state."""
+def watch(home: Path, swept: list[str], trials: int, count: int) -> tuple[list[Row], dict[str, int], float]:
+    """The rows of the table, how many trials ended in which state, and MB of the controller once all had ended."""
     environment = {**os.environ, "GRAFT_HOME": str(home), "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
     output = home / "output"
-    marks = sorted({min(FIRST, trials), trials, *(trials * number // count for number in range(1, count))})
+    marks = sorted(
+        {min(FIRST, trials), max(1, trials - LAST), *(trials * number // count for number in range(1, count))}
+    )
     rows: list[Row] = []
     print(
         "| trials | minutes | controller MB | open files | threads | workers MB | processes so far "
@@ -110,15 +117,16 @@ def watch(home: Path, swept: list[str], trials: int, count: int) -> tuple[list[R
         sweep = subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdout=written, stderr=written)
     started, below = time.monotonic(), set[tuple[int, float]]()
     controller = psutil.Process(sweep.pid)
-    ended = 0
-    while sweep.poll() is None and len(rows) < len(marks):
+    report_mb = 0.0
+    while sweep.poll() is None:
         time.sleep(EVERY_SECONDS)
         ended = sum(states_of(home).values())
         try:
             workers = controller.children(recursive=True)
             below |= {(worker.pid, worker.create_time()) for worker in workers}
-            # At its end the controller lets its workers go: the last row is the last look while they were there.
-            if ended >= marks[len(rows)]:
+            if ended == trials:
+                report_mb = max(report_mb, controller.memory_info().rss / 1e6)
+            elif len(rows) < len(marks) and ended >= marks[len(rows)]:
                 minutes = (time.monotonic() - started) / 60
                 rows.append(look(home, controller, workers, ended, minutes, len(below)))
                 print(f"| {' | '.join(in_words(value) for value in asdict(rows[-1]).values())} |", flush=True)
@@ -126,7 +134,7 @@ def watch(home: Path, swept: list[str], trials: int, count: int) -> tuple[list[R
             continue
     if sweep.wait() != 0:
         sys.exit(f"the sweep exited {sweep.returncode}:\n{output.read_text()[-3000:]}")
-    return rows, states_of(home)
+    return rows, states_of(home), report_mb
 
 
 def look(
