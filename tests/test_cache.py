@@ -245,6 +245,7 @@ def test_sizes_are_read(text: str, size: int) -> None:
         ("much", "such as 500MB"),
         ("", "2GB"),
         ("5", "a unit"),
+        ("9" * 400 + "B", "such as 500MB"),
     ],
 )
 def test_a_wrong_size_is_refused(text: str, hint: str) -> None:

@@ -326,6 +326,29 @@ def test_a_second_signal_breaks_it_off_all_the_same() -> None:
     assert len(done) == 2
 
 
+def test_another_threads_block_holds_nothing_up() -> None:
+    inside, leave = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with undisturbed():
+            inside.set()
+            leave.wait()
+
+    def training() -> None:
+        with Interruption():
+            writer.start()
+            inside.wait()
+            signal.raise_signal(signal.SIGINT)
+
+    writer = threading.Thread(target=write)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            training()
+    finally:
+        leave.set()
+        writer.join()
+
+
 def test_an_error_without_an_interruption_stays_what_it_is() -> None:
     with pytest.raises(RuntimeError, match="its own"), Interruption() as interruption:
         raise RuntimeError("its own")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -62,9 +63,10 @@ _entered: list[Interruption] = []
 def undisturbed() -> Iterator[None]:
     """While entered, an `Interruption` waits for the end of the block with its first signal; a second one raises.
 
-    A write to a database that is broken off keeps its lock, so that nobody can write how it ended.
+    A write to a database that is broken off keeps its lock, so that nobody can write how it ended. In another thread
+    than the main one, the only one that signals reach, there is nothing to wait for.
     """
-    if not _entered:
+    if not _entered or threading.current_thread() is not threading.main_thread():
         yield
         return
     interruption = _entered[-1]

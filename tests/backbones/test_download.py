@@ -137,6 +137,16 @@ def test_a_slow_server_is_waited_for(server: Server, tmp_path: Path, monkeypatch
     assert fetched(server.serve("/m", slowly), tmp_path) == b"slow" * 5 + b"0123456789"
 
 
+def test_a_length_of_thousands_of_digits_is_none(server: Server, tmp_path: Path) -> None:
+    def boastfully(handler: object) -> None:
+        handler.send_response(200)  # type: ignore[attr-defined]
+        handler.send_header("Content-Length", "9" * 5_000)  # type: ignore[attr-defined]
+        handler.end_headers()  # type: ignore[attr-defined]
+        handler.wfile.write(b"model")  # type: ignore[attr-defined]
+
+    assert fetched(server.serve("/m", boastfully), tmp_path) == b"model"
+
+
 def test_nobody_at_home_is_said(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -171,6 +171,46 @@ def test_a_wrong_space_or_option_is_refused_before_anything_starts(
     assert not app.journal.exists()
 
 
+# What is flushed last: the job is over then, and its answer not yet sent.
+ENDED_LATE_APP = """
+    import os, signal, sys
+    import hydra
+
+    class Terminated:
+        def __init__(self, stream):
+            self.stream = stream
+
+        def __getattr__(self, name):
+            return getattr(self.stream, name)
+
+        def flush(self):
+            from graft.trial import current
+            if current() is None:
+                sys.stdout = self.stream
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    @hydra.main(version_base=None, config_path=None)
+    def main(config):
+        with open("log", "a") as log:
+            log.write(f"{config.x} {os.getpid()}\\n")
+        if config.x == 1:
+            sys.stdout = Terminated(sys.stdout)
+        return config.x
+
+    if __name__ == "__main__":
+        main()
+"""
+
+
+def test_an_answer_on_its_way_outlives_the_end_of_its_worker(make_app: Callable[[str], App]) -> None:
+    app = make_app(ENDED_LATE_APP)
+    done = app.run("+x=range(3)")
+    assert done.status == 0, done.err
+    ran = [line.split() for line in app.lines()]
+    assert [x for x, _ in ran] == ["0", "1", "2"]
+    assert ran[0][1] == ran[1][1] != ran[2][1]
+
+
 def test_an_unpicklable_task_is_refused_by_name(make_app: Callable[[str], App]) -> None:
     app = make_app("""
         import threading

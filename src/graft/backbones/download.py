@@ -122,7 +122,7 @@ def _attempt(download: _Download) -> None:
             have = 0
         download.validator = _validator(response.headers)
         length = response.headers.get("Content-Length")
-        total = have + int(length) if length and length.isdecimal() else None
+        total = have + int(length) if length and re.fullmatch("[0-9]{1,18}", length) else None
         _check_size(total or 0)
         download.progress.update(download.task, completed=have, total=total)
         with download.target.open("ab" if have else "wb") as file:

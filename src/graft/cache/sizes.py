@@ -17,7 +17,7 @@ def parse_size(text: str, option: str) -> int:
     Raises:
         ConfigError: naming `option`, if it is none.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-zA-Z]*)\s*", text)
+    match = re.fullmatch(r"\s*(\d{1,20}(?:\.\d{1,20})?|\.\d{1,20})\s*([a-zA-Z]*)\s*", text)
     units = {unit.lower(): factor for unit, factor in UNITS.items()}
     allowed = "allowed is a number from 0 with a unit (B, kB, MB, GB, TB, KiB, MiB, GiB, TiB), such as 500MB or 2GB"
     if match is None:

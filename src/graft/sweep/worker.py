@@ -62,6 +62,8 @@ class Worker:
         self._inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._session: Any = None
         self._stop_asked = False
+        self._busy = False  # from a job's arrival until its answer is sent
+        self._ends_with_job = False
 
     def prepare(self, application: bytes) -> None:
         """Unpickles the application and sets Hydra up as it is in the controller."""
@@ -88,13 +90,24 @@ class Worker:
         self.send({"kind": "ready"})
         threading.Thread(target=self._read, name="graft-pipe", daemon=True).start()
         while not (message := self._inbox.get()).startswith(QUIT):
+            self._busy = True
             self.send({"kind": "answer", **self._run(message[len(JOB) :])})
+            self._busy = False
+            if self._ends_with_job:
+                return
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
-        """Ends the running job at its next step; without one, the process."""
-        if (session := self._session) is None:
+        """Ends the running job at its next step; without one, the process.
+
+        A job that just begins has no step yet, and one that is over has an answer that must not be lost: both are
+        waited for.
+        """
+        if (session := self._session) is not None:
+            session.interrupted = True
+        elif self._busy:
+            self._ends_with_job = True
+        else:
             sys.exit(0)
-        session.interrupted = True
 
     def send(self, message: Mapping[str, Any]) -> None:
         self._connection.send_bytes(json.dumps(message).encode())
@@ -122,7 +135,7 @@ class Worker:
                 ticket = Ticket.from_json(job["ticket"])
                 self._session = trial.Session(ticket.trial(), Reporter(ticket), self._on_report)
                 # The request may have come between the job and this line.
-                self._session.interrupted = self._stop_asked
+                self._session.interrupted = self._stop_asked or self._ends_with_job
                 trial.activate(self._session)
             return self._run_task(job["config"])
         except BaseException as error:
