@@ -22,7 +22,6 @@ from pathlib import Path
 import machine
 import optuna
 import psutil
-from optuna.trial import TrialState
 
 from graft.paths import CHECKOUT
 from graft.sweep.storage import open_storage

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -75,10 +74,3 @@ class App:
         if done.returncode != 0:
             sys.exit(f"{' '.join(overrides)} exited {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
         return seconds, done.stdout
-
-
-def seconds_of_sweep(out: str) -> float:
-    """The seconds that Graft's summary names: from its start to its end, Hydra's own start aside."""
-    found = re.search(r"trials, in (?:(\d+) min )?([\d.]+) s\.", out)
-    assert found, out[-500:]
-    return 60 * int(found[1] or 0) + float(found[2])

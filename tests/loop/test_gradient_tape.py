@@ -204,7 +204,7 @@ def test_schedules_and_weights_give_the_same_in_one_call_and_step_after_step(lab
 
 
 def test_balanced_weights_are_those_of_scikit_learn_and_count_in_the_training_loss_alone(
-    lab: Laboratory, make_config: MakeConfig, tiny_backbone: Path, tmp_path: Path
+    make_config: MakeConfig, tiny_backbone: Path, tmp_path: Path
 ) -> None:
     write_classes(tmp_path / "photos", {"cat": 40, "dog": 8}, size=16)
     always = ["dataset=image_folder", f"dataset.path={tmp_path}/photos", *backbone_at(tiny_backbone)]
