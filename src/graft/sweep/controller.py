@@ -20,7 +20,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from graft import disk
-from graft.errors import STATUS_INTERRUPTED, ConfigError, FatalError, GraftError, SweepFailed, Unwritable
+from graft.errors import ConfigError, FatalError, Interrupted, SweepFailed, Unwritable
 from graft.sweep.checks import check_cells
 from graft.sweep.compose import Composer, hydra_config_set, job_directory
 from graft.sweep.display import Display, make_display, summary
@@ -46,12 +46,6 @@ IDLE_SECONDS = 5.0
 
 LOOK_AGAIN_SECONDS = 1.0
 """With free slots and nothing to claim: how often to look for trials that others left behind."""
-
-
-class Interrupted(GraftError):
-    """The sweep was stopped by Ctrl-C and can be gone on with."""
-
-    status = STATUS_INTERRUPTED
 
 
 def run_sweep(
