@@ -155,7 +155,7 @@ def curves(record: SweepRecord) -> Drawn:
             axes.plot(range(1, len(middle) + 1), middle, linewidth=2, label=label, **style, **dot)
     axes.set(xlabel="epoch", ylabel="accuracy")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(axes, columns=2)
+    _legend(axes)
     return Drawn(
         name,
         title,
@@ -443,8 +443,8 @@ def _median_by_epoch(lines: Sequence[Sequence[float]]) -> list[float]:
     return [statistics.median(values) for values in at if len(values) >= len(lines) / 2]
 
 
-def _legend(axes: Axes, columns: int = 2) -> None:
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
+def _legend(axes: Axes) -> None:
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
 
 def _maybe_logarithmic(axes: Axes, values: Sequence[float], spans: float | None = None) -> bool:

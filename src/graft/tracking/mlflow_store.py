@@ -68,17 +68,14 @@ class Store:
     experiment_id: str
     uri: str
 
-    def find(
-        self, *, newest_first: bool = True, limit: int = 50_000, status: str | None = None, **tags: str
-    ) -> list[Run]:
-        """Runs whose `graft.` tags have these values, such as ``find(kind="trial", sweep=name)``.
+    def find(self, *, limit: int = 50_000, status: str | None = None, **tags: str) -> list[Run]:
+        """Runs whose `graft.` tags have these values, such as ``find(kind="trial", sweep=name)``; the latest first.
 
         `status`, such as RUNNING, is MLflow's.
         """
         conditions = [f"tags.`graft.{key}` = '{_quoted(value)}'" for key, value in tags.items()]
         conditions += [f"attributes.status = '{_quoted(status)}'"] if status else []
         condition = " and ".join(conditions)
-        order = "attributes.start_time DESC" if newest_first else "attributes.start_time ASC"
         found: list[Run] = []
         token: str | None = None
         while len(found) < limit:
@@ -87,7 +84,7 @@ class Store:
                 filter_string=condition,
                 run_view_type=ViewType.ACTIVE_ONLY,
                 max_results=min(1000, limit - len(found)),
-                order_by=[order],
+                order_by=["attributes.start_time DESC"],
                 page_token=token,
             )
             found += page
