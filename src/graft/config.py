@@ -302,11 +302,14 @@ def from_hydra(composed: DictConfig) -> Config:
         raise ConfigError([describe(problem, Config) for problem in error.errors(include_url=False)]) from None
 
 
-def flatten(node: Any, prefix: str = "") -> dict[str, Scalar]:
+def flatten(node: Mapping[Any, Any]) -> dict[str, Scalar]:
     """The leaves of nested mappings under dotted names; lists as text."""
-    if not isinstance(node, Mapping):
-        return {prefix: str(list(node)) if isinstance(node, list | tuple) else node}
-    leaves: dict[str, Scalar] = {}
+    return {key: str(list(leaf)) if isinstance(leaf, list | tuple) else leaf for key, leaf in leaves(node).items()}
+
+
+def leaves(node: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings under dotted names, as they are."""
+    found: dict[str, Any] = {}
     for key, value in node.items():
-        leaves |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    return leaves
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
