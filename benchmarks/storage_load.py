@@ -43,8 +43,8 @@ from graft.sweep.identity import Identity
 from graft.sweep.opening import open_sweep
 from graft.sweep.options import Part, SweepOptions
 from graft.sweep.outcome import Outcome, State
+from graft.sweep.overrides import read_space
 from graft.sweep.reporting import Reporter, Ticket
-from graft.sweep.space import read_space
 from graft.sweep.storage import open_storage
 from graft.sweep.study import SweepStudy
 

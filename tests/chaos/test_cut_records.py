@@ -27,7 +27,7 @@ from graft.sweep.liveness import here
 from graft.sweep.opening import open_sweep
 from graft.sweep.options import SweepOptions
 from graft.sweep.outcome import Outcome, State
-from graft.sweep.space import read_space
+from graft.sweep.overrides import read_space
 from graft.sweep.storage import open_storage
 from graft.sweep.study import SweepStudy
 from graft.tracking import mlflow_recorder

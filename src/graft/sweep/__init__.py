@@ -4,7 +4,8 @@ It works for any Hydra application and knows no TensorFlow, no MLflow and none o
 but its errors. Read in this order:
 
     options.py      what the user may set under hydra.sweeper
-    space.py        overrides and params -> cells, each with fixed and sampled keys
+    space.py        what each key may be -> cells, each with fixed and sampled keys
+    overrides.py    overrides and params -> that space, or all that is wrong with them
     compose.py      overrides -> configuration, composed once a combination of groups
     checks.py       what can be known to be wrong before anything starts
     identity.py     which sweep is meant, when one is resumed

@@ -30,9 +30,10 @@ from graft.sweep.observer import BestTrial, NoObserver, SweepEnded, SweepObserve
 from graft.sweep.opening import open_sweep
 from graft.sweep.options import SweepOptions, make_sampler
 from graft.sweep.outcome import Outcome, State, decide
+from graft.sweep.overrides import read_space
 from graft.sweep.reporting import Ticket
 from graft.sweep.signals import StopRequests
-from graft.sweep.space import Space, read_space
+from graft.sweep.space import Space
 from graft.sweep.storage import DatabaseFailed, file_of, resolve_storage
 from graft.sweep.study import Claimed, Record, SweepStudy
 
