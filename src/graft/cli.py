@@ -16,7 +16,7 @@ from graft.again import graft_command, serve_command
 from graft.backbones import listing
 from graft.cache import manage, sizes, tables
 from graft.cluster import servers
-from graft.config import TrackingConfig
+from graft.config import EXPERIMENT, STORE, TrackingConfig
 from graft.console import PlainConsole
 from graft.disk import unwritable_of
 from graft.errors import STATUS_DIVERGED_RERUN, STATUS_FAILED, STATUS_INTERRUPTED, ConfigError, GraftError
@@ -25,7 +25,6 @@ from graft.printable import printable
 if TYPE_CHECKING:
     from graft.export.trained import TrainedModel
 
-STORE, EXPERIMENT = "sqlite:///mlruns/mlflow.db", "graft"  # where `train.py` records, unless it is told otherwise
 WIDTH = 160  # characters, where nothing says how many there are
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

@@ -22,7 +22,10 @@ from graft.config_dataset import WHERE_DATA_LIE, AnyDatasetConfig
 from graft.config_group import Group, PositiveInt
 from graft.config_messages import describe, describe_missing
 from graft.errors import ConfigError
-from graft.paths import expanded, home, records
+from graft.paths import expanded, home
+
+STORE, EXPERIMENT = "sqlite:///mlruns/mlflow.db", "graft"
+"""Where the `graft` command looks by itself: where `conf/tracking/sqlite.yaml` lets runs be recorded."""
 
 Scalar = bool | int | float | str | None
 
@@ -108,8 +111,8 @@ class TrackingConfig(Group):
 
     def options(self) -> list[str]:
         """What the `graft` command is given to look here, where it would look elsewhere by itself."""
-        options = [] if self.uri == f"sqlite:///{records() / 'mlflow.db'}" else ["--tracking-uri", self.uri]
-        return options + ([] if self.experiment == "graft" else ["--experiment", self.experiment])
+        options = [] if self.uri == self._usable(STORE) else ["--tracking-uri", self.uri]
+        return options + ([] if self.experiment == EXPERIMENT else ["--experiment", self.experiment])
 
     @field_validator("artifacts")
     @classmethod
