@@ -77,16 +77,15 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="also write the figures there")
     parser.add_argument("overrides", nargs="*", help="for the sweep, such as hydra/launcher=graft_ray")
     options = parser.parse_args()
-    there = machine.describe()
-    print(f"{there['cpu']}, {there['cores']} cores, {there['memory_gib']} GiB, load {machine.load():.1f}")
+    machine.show()
     with tempfile.TemporaryDirectory(prefix="graft-bench-") as folder:
         home = Path(folder)
         swept = [*SWEPT, f"hydra.sweeper.n_trials={options.trials}"]
         swept += [f"hydra.launcher.recycle_after_trials={options.recycle}", *options.overrides]
         rows, states, report_mb = watch(home, swept, options.trials, options.rows)
     if options.json:
-        figures = {"machine": there, "rows": [asdict(row) for row in rows], "report_mb": report_mb, "states": states}
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        told = {"rows": [asdict(row) for row in rows], "report_mb": report_mb, "states": states}
+        options.json.write_text(json.dumps({"machine": machine.describe(), **told}, indent=2) + "\n")
     print(f"\n{', '.join(f'{count} {state}' for state, count in sorted(states.items()))}")
     counted = [row for row in rows if row.trials >= FIRST] or rows
     grown = max(row.controller_mb for row in counted) - counted[0].controller_mb

@@ -39,6 +39,12 @@ def describe() -> Machine:
     }
 
 
+def show() -> None:
+    """Prints what it is, and how busy, in a line above a table."""
+    found = describe()
+    print(f"{found['cpu']}, {found['cores']} cores, {found['memory_gib']} GiB, load {load():.1f}", flush=True)
+
+
 def slug(machine: Machine) -> str:
     """A name for files, such as `amd-epyc-2-cores`."""
     return re.sub(r"[^a-z0-9]+", "-", f"{machine['cpu']} {machine['cores']} cores".lower()).strip("-")

@@ -16,7 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-CHECKOUT = Path(__file__).parents[1]
+from graft.paths import CHECKOUT
+
 SEEDS = (0, 1, 2)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-CHECKOUT = Path(__file__).parents[1]
+from graft.paths import CHECKOUT
 
 
 def main() -> None:

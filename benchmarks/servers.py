@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +17,8 @@ from pathlib import Path
 
 import psutil
 import psycopg
+
+from graft.cluster.postgresql import program_folders
 
 START_SECONDS = 120
 
@@ -34,8 +35,7 @@ def postgres() -> Iterator[tuple[str, psutil.Process]]:
 
 
 def _postgres(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
-    programs = postgres_programs()
-    assert programs is not None, "who calls this has looked"
+    programs = next(program_folders())  # who calls this has looked
     # A server refuses to run as root.
     as_user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if os.geteuid() == 0 else []
     folder.chmod(0o777)
@@ -121,10 +121,3 @@ def _answers(uri: str) -> bool:
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False
     return True
-
-
-def postgres_programs() -> Path | None:
-    """The folder of PostgreSQL's programs, which distributions keep off the search path; None if there is none."""
-    found = shutil.which("initdb")
-    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    return next((folder for folder in reversed(folders) if (folder / "postgres").exists()), None)

@@ -37,13 +37,14 @@ import psutil
 import servers
 
 from graft import trial
+from graft.cluster.postgresql import program_folders
 from graft.config import TrackingConfig
 from graft.sweep.identity import Identity
 from graft.sweep.opening import open_sweep
 from graft.sweep.options import Part, SweepOptions
 from graft.sweep.outcome import Outcome, State
+from graft.sweep.overrides import read_space
 from graft.sweep.reporting import Reporter, Ticket
-from graft.sweep.space import read_space
 from graft.sweep.storage import open_storage
 from graft.sweep.study import SweepStudy
 
@@ -81,12 +82,11 @@ def main() -> None:
     options = parser.parse_args()
     if wrong := set(options.what) - {"reports", "record", "claims"}:
         parser.error(f"{' '.join(sorted(wrong))}: allowed are reports, record, claims")
-    if servers.postgres_programs() is None:
+    if not any(program_folders()):
         options.storage = [kind for kind in options.storage if kind != "postgres"]
         options.record = [kind for kind in options.record if kind != "server"]
         print("PostgreSQL is not installed, so what needs it is left out.")
-    there = machine.describe()
-    print(f"{there['cpu']}, {there['cores']} cores, {there['memory_gib']} GiB, load {machine.load():.1f}", flush=True)
+    machine.show()
     with tempfile.TemporaryDirectory(prefix="graft-load-") as name:
         if not options.what or "reports" in options.what:
             reports(Path(name), options)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import heapq
 import os
-import re
 import subprocess
 import sys
 import tempfile
 import textwrap
 import time
 import venv
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 BASELINE = ("hydra-optuna-sweeper==1.3.0", "hydra-core==1.3.8")
@@ -34,19 +36,64 @@ EMPTY_APP = """
         main()
 """
 
+SLEEPING_APP = """
+    from dataclasses import dataclass
+    import os
+    import time
+    import hydra
+    from hydra.core.config_store import ConfigStore
 
-def baseline_python(folder: Path) -> Path:
+    @dataclass
+    class Config:
+        x: int = 0
+
+    ConfigStore.instance().store(name="config", node=Config)
+
+    @hydra.main(version_base="1.3", config_name="config")
+    def main(config):
+        begin = time.time()
+        time.sleep(LENGTHS[config.x % len(LENGTHS)])
+        with open("log", "a") as log:
+            log.write(f"{config.x} {os.getpid()} {begin} {time.time()}\\n")
+        return 0.0
+
+    if __name__ == "__main__":
+        main()
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One trial of `sleeping_app` as it saw itself, with the process that it ran in."""
+
+    number: int
+    process: int
+    begin: float
+    end: float
+
+
+def baseline_python() -> Path:
     """The interpreter of an environment that holds the official Optuna sweeper, made on first use.
 
     It needs one of its own: it brings Optuna 2. `GRAFT_BASELINE_PYTHON` names one that exists already.
     """
     if given := os.environ.get("GRAFT_BASELINE_PYTHON"):
         return Path(given)
+    folder = Path(tempfile.gettempdir()) / "graft-baseline-venv"
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
         subprocess.run([python, "-m", "pip", "install", "-q", *BASELINE], check=True)
     return python
+
+
+def list_scheduling(lengths: Sequence[float], free_at: Sequence[float]) -> float:
+    """When the last job ends if each, in order, goes to the slot that is free first."""
+    slots = list(free_at)
+    heapq.heapify(slots)
+    for length in lengths:
+        heapq.heapreplace(slots, slots[0] + length)
+    return max(slots)
 
 
 class App:
@@ -77,8 +124,15 @@ class App:
         return seconds, done.stdout
 
 
-def seconds_of_sweep(out: str) -> float:
-    """The seconds that Graft's summary names: from its start to its end, Hydra's own start aside."""
-    found = re.search(r"trials, in (?:(\d+) min )?([\d.]+) s\.", out)
-    assert found, out[-500:]
-    return 60 * int(found[1] or 0) + float(found[2])
+def sleeping_app(lengths: Sequence[float]) -> App:
+    """An application whose trial `x` sleeps as many seconds as its place in `lengths`, again and again, says."""
+    return App(SLEEPING_APP.replace("LENGTHS", repr(tuple(lengths))))
+
+
+def jobs_of(app: App) -> list[Job]:
+    """The jobs that a `sleeping_app` ran since it was asked last, in the order in which they began."""
+    log = app.folder / "log"
+    lines = [line.split() for line in log.read_text().splitlines()]
+    log.unlink()
+    jobs = [Job(int(number), int(process), float(begin), float(end)) for number, process, begin, end in lines]
+    return sorted(jobs, key=lambda job: job.begin)

@@ -11,8 +11,6 @@ starting workers do not count as trials. Rounds alternate, for other work on the
 from __future__ import annotations
 
 import statistics
-import tempfile
-from pathlib import Path
 
 from sweep_apps import App, baseline_python
 
@@ -22,7 +20,7 @@ ROUNDS = 3
 
 def main() -> None:
     app = App()
-    python = baseline_python(Path(tempfile.gettempdir()) / "graft-baseline-venv")
+    python = baseline_python()
     costs: dict[str, list[float]] = {}
 
     def measure(name: str, seconds_many: float, seconds_one: float) -> None:

@@ -19,9 +19,9 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
+from graft.paths import CHECKOUT
 from graft.sweep.storage import open_storage
 
-CHECKOUT = Path(__file__).parents[1]
 TRIALS, EPOCHS, IMAGES = 40, 27, 450
 SPACE = (
     "head_width=tag(log,int(interval(8,512)))",

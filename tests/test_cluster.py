@@ -11,7 +11,6 @@ import signal
 import socket
 import stat
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from tests.conftest import backbone_at, run_command
 from tests.serving import free_port
+from tests.sweep.postgres_server import folder_open_to_postgres
 
 from graft.cluster import postgresql, servers
 from graft.cluster.processes import Server
@@ -73,12 +73,8 @@ def up(home: Path, postgres_port: int, mlflow_port: int) -> subprocess.Completed
 
 @pytest.fixture(scope="module")
 def open_folder() -> Iterator[Path]:
-    """A folder that PostgreSQL gets to as another user than root, too; pytest closes its own to all but itself."""
-    if not list(postgresql._program_folders()):
-        pytest.skip("PostgreSQL is not installed")
-    with tempfile.TemporaryDirectory(prefix="graft of a test ") as folder:
-        Path(folder).chmod(0o711)
-        yield Path(folder)
+    with folder_open_to_postgres("graft of a test ") as folder:
+        yield folder
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import os
 import shlex
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -18,9 +17,9 @@ from mlflow.tracking import MlflowClient
 from tests.conftest import backbone_at, run_command
 from tests.serving import free_port
 from tests.sweep.apps import LONG, wait_for
+from tests.sweep.postgres_server import folder_open_to_postgres
 from tests.sweep.ray_nodes import ray_nodes
 
-from graft.cluster import postgresql
 from graft.paths import CHECKOUT
 
 pytest.importorskip("ray", reason="Ray is not installed")
@@ -31,12 +30,8 @@ EPOCHS = 20
 
 @pytest.fixture
 def open_home() -> Iterator[Path]:
-    """A home that PostgreSQL gets to as another user than root, too; pytest closes its own to all but itself."""
-    if not list(postgresql._program_folders()):
-        pytest.skip("PostgreSQL is not installed")
-    with tempfile.TemporaryDirectory(prefix="graft-cluster-") as folder:
-        Path(folder).chmod(0o711)
-        yield Path(folder)
+    with folder_open_to_postgres("graft-cluster-") as folder:
+        yield folder
 
 
 def test_nodes_that_are_lost_lose_no_trial_in_postgresql_and_mlflow(open_home: Path, tiny_backbone: Path) -> None:

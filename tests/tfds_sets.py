@@ -57,17 +57,10 @@ def prepare(
     return Path(builder.data_dir)
 
 
-def pictures(
-    count: int, *, classes: int = 2, size: int = 12, channels: int = 3, seed: int = 0
-) -> list[tuple[Any, int]]:
-    """So many arrays uint8 [size, size, channels] with labels in turn; the label shows as brightness."""
+def pictures(count: int, *, channels: int = 3, seed: int = 0) -> list[tuple[Any, int]]:
+    """So many arrays uint8 [12, 12, channels] with labels 0 and 1 in turn; the label shows as brightness."""
     random = np.random.default_rng(seed)
     return [
-        (
-            (random.integers(0, 60, (size, size, channels)) + 190 * (number % classes) // (classes - 1)).astype(
-                np.uint8
-            ),
-            number % classes,
-        )
+        ((random.integers(0, 60, (12, 12, channels)) + 190 * (number % 2)).astype(np.uint8), number % 2)
         for number in range(count)
     ]

@@ -61,7 +61,7 @@ def save_tiny_backbone(
 class TinyBackbone(tf.Module):
     """Random filters see strokes and their ends well enough; the grid says where they are."""
 
-    def __init__(self, width: int, seed: int, antialias: bool = True) -> None:
+    def __init__(self, width: int, seed: int, antialias: bool) -> None:
         super().__init__()
         self.antialias = antialias
         generator = np.random.default_rng(seed)

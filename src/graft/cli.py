@@ -16,7 +16,7 @@ from graft.again import graft_command, serve_command
 from graft.backbones import listing
 from graft.cache import manage, sizes, tables
 from graft.cluster import servers
-from graft.config import TrackingConfig
+from graft.config import EXPERIMENT, STORE, TrackingConfig
 from graft.console import PlainConsole
 from graft.disk import unwritable_of
 from graft.errors import STATUS_DIVERGED_RERUN, STATUS_FAILED, STATUS_INTERRUPTED, ConfigError, GraftError
@@ -36,6 +36,7 @@ app.add_typer(cluster_app, name="cluster")
 TrackingUri = Annotated[str, typer.Option(help="MLflow tracking URI; a relative SQLite path starts at the checkout.")]
 Experiment = Annotated[str, typer.Option(help="Name of the MLflow experiment.")]
 RunId = Annotated[str, typer.Argument(help="Id of a run, or its first characters, 6 at least.")]
+Sweep = Annotated[str | None, typer.Argument(help="Study name or parent run id; the latest sweep if left out.")]
 Port = Annotated[
     int | None,
     typer.Option(min=1, max=65535, help="Port of 127.0.0.1: 5442 for PostgreSQL, 5000 for MLflow if left out."),
@@ -50,14 +51,12 @@ def graft() -> None:
 
 @app.command()
 def compare(
-    sweep: Annotated[
-        str | None, typer.Argument(help="Study name or parent run id; the latest sweep if left out.")
-    ] = None,
+    sweep: Sweep = None,
     by: Annotated[
         str | None, typer.Option(metavar="KEY", help="A key that the sweep varied: one row for each of its values.")
     ] = None,
-    tracking_uri: TrackingUri = "sqlite:///mlruns/mlflow.db",
-    experiment: Experiment = "graft",
+    tracking_uri: TrackingUri = STORE,
+    experiment: Experiment = EXPERIMENT,
     as_json: AsJson = False,
 ) -> None:
     """Compare the trials of a sweep: transfer against fine-tuning, accuracy against time."""
@@ -82,14 +81,12 @@ def compare(
 
 @app.command()
 def report(
-    sweep: Annotated[
-        str | None, typer.Argument(help="Study name or parent run id; the latest sweep if left out.")
-    ] = None,
+    sweep: Sweep = None,
     output: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder for the page; the sweep's own if left out.")
     ] = None,
-    tracking_uri: TrackingUri = "sqlite:///mlruns/mlflow.db",
-    experiment: Experiment = "graft",
+    tracking_uri: TrackingUri = STORE,
+    experiment: Experiment = EXPERIMENT,
     as_json: AsJson = False,
 ) -> None:
     """Write a page about a sweep: which is better, by how much, how sure, at what cost. --json prints its numbers."""
@@ -114,8 +111,8 @@ def rerun(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key; any number of times.")
     ] = None,
-    tracking_uri: TrackingUri = "sqlite:///mlruns/mlflow.db",
-    experiment: Experiment = "graft",
+    tracking_uri: TrackingUri = STORE,
+    experiment: Experiment = EXPERIMENT,
     as_json: AsJson = False,
 ) -> None:
     """Run a recorded run again, name what has changed since, and compare the two number by number."""
@@ -140,8 +137,8 @@ def rerun(
 def predict(
     run: RunId,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE…", help="Image files: JPEG, PNG, GIF, BMP or WebP.")],
-    tracking_uri: TrackingUri = "sqlite:///mlruns/mlflow.db",
-    experiment: Experiment = "graft",
+    tracking_uri: TrackingUri = STORE,
+    experiment: Experiment = EXPERIMENT,
     as_json: AsJson = False,
 ) -> None:
     """Name the classes of images, with the best checkpoint of a recorded run."""
@@ -161,8 +158,8 @@ def export(
     run: RunId,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; nothing may be there yet.")],
     tflite: Annotated[bool, typer.Option("--tflite", help="A model.tflite, too.")] = False,
-    tracking_uri: TrackingUri = "sqlite:///mlruns/mlflow.db",
-    experiment: Experiment = "graft",
+    tracking_uri: TrackingUri = STORE,
+    experiment: Experiment = EXPERIMENT,
 ) -> None:
     """Write the model of a recorded run as a SavedModel that takes images as they are and needs no Graft."""
     from graft.export import folder as exporting  # late, as above
@@ -178,9 +175,7 @@ def export(
 
 
 @app.command("log-model")
-def log_model(
-    run: RunId, tracking_uri: TrackingUri = "sqlite:///mlruns/mlflow.db", experiment: Experiment = "graft"
-) -> None:
+def log_model(run: RunId, tracking_uri: TrackingUri = STORE, experiment: Experiment = EXPERIMENT) -> None:
     """Log the model of a recorded run in MLflow, which can then serve it; done by itself for a sweep's best trial."""
     from graft.export import logged  # late, as above
     from graft.prediction import trained_model
@@ -236,8 +231,8 @@ def _tell_latest_elsewhere(tracking: TrackingConfig) -> None:
 
 @app.command()
 def doctor(
-    tracking_uri: TrackingUri = "sqlite:///mlruns/mlflow.db",
-    experiment: Experiment = "graft",
+    tracking_uri: TrackingUri = STORE,
+    experiment: Experiment = EXPERIMENT,
     close_dead: Annotated[
         bool,
         typer.Option("--close-dead", help="Mark runs whose process died as interrupted; they can still go on."),

@@ -22,7 +22,10 @@ from graft.config_dataset import WHERE_DATA_LIE, AnyDatasetConfig
 from graft.config_group import Group, PositiveInt
 from graft.config_messages import describe, describe_missing
 from graft.errors import ConfigError
-from graft.paths import expanded, home, records
+from graft.paths import expanded, home
+
+STORE, EXPERIMENT = "sqlite:///mlruns/mlflow.db", "graft"
+"""Where the `graft` command looks by itself: where `conf/tracking/sqlite.yaml` lets runs be recorded."""
 
 Scalar = bool | int | float | str | None
 
@@ -116,8 +119,8 @@ class TrackingConfig(Group):
 
     def options(self) -> list[str]:
         """What the `graft` command is given to look here, where it would look elsewhere by itself."""
-        options = [] if self.uri == f"sqlite:///{records() / 'mlflow.db'}" else ["--tracking-uri", self.uri]
-        return options + ([] if self.experiment == "graft" else ["--experiment", self.experiment])
+        options = [] if self.uri == self._usable(STORE) else ["--tracking-uri", self.uri]
+        return options + ([] if self.experiment == EXPERIMENT else ["--experiment", self.experiment])
 
     @field_validator("artifacts")
     @classmethod
@@ -310,11 +313,14 @@ def from_hydra(composed: DictConfig) -> Config:
         raise ConfigError([describe(problem, Config) for problem in error.errors(include_url=False)]) from None
 
 
-def flatten(node: Any, prefix: str = "") -> dict[str, Scalar]:
+def flatten(node: Mapping[Any, Any]) -> dict[str, Scalar]:
     """The leaves of nested mappings under dotted names; lists as text."""
-    if not isinstance(node, Mapping):
-        return {prefix: str(list(node)) if isinstance(node, list | tuple) else node}
-    leaves: dict[str, Scalar] = {}
+    return {key: str(list(leaf)) if isinstance(leaf, list | tuple) else leaf for key, leaf in leaves(node).items()}
+
+
+def leaves(node: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings under dotted names, as they are."""
+    found: dict[str, Any] = {}
     for key, value in node.items():
-        leaves |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    return leaves
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found

@@ -32,18 +32,17 @@ PATH_BEFORE = re.compile(r"(/[^\s;:'\"]+)[;:]? *$")
 
 
 @contextmanager
-def told(place: Path | str, then: str = SAME_COMMAND) -> Iterator[None]:
+def told(place: Path | str) -> Iterator[None]:
     """Makes an `Unwritable` of an error in the block that comes from a disk which takes nothing more.
 
     Args:
         place: What was being written, for errors that do not say so.
-        then: What happens once there is room.
     """
     try:
         with quiet_logs():
             yield
     except Exception as error:
-        if (unwritable := unwritable_of(error, place, then)) is None or unwritable is error:
+        if (unwritable := unwritable_of(error, place)) is None or unwritable is error:
             raise
         raise unwritable from error
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-STATUS_OK = 0
 STATUS_FAILED = 1
 STATUS_CONFIG = 2
 STATUS_DIVERGED_RERUN = 3

@@ -36,8 +36,8 @@ def frozen(lite0: SavedBackbone) -> Any:
     return backbones.hub_layer(lite0, Choice(LITE0, input_size=224), trainable=False)
 
 
-def noise(size: int, batch: int = 4) -> NDArray[np.float32]:
-    return np.random.default_rng(0).random((batch, size, size, 3), np.float32)
+def noise(size: int) -> NDArray[np.float32]:
+    return np.random.default_rng(0).random((4, size, size, 3), np.float32)
 
 
 def photo(name: str, size: int = 224) -> tf.Tensor:

@@ -53,9 +53,11 @@ def test_the_digests_numbers_are_those_of_lite0(lite0: Any) -> None:
     )
 
 
-def signatures_only(folder: Path, output: str = "features") -> Path:
+def signatures_only(folder: Path) -> Path:
     root = tf.train.Checkpoint()
-    call = tf.function(lambda images: {output: mean_color(images)}, input_signature=[tf.TensorSpec((None, 32, 32, 3))])
+    call = tf.function(
+        lambda images: {"features": mean_color(images)}, input_signature=[tf.TensorSpec((None, 32, 32, 3))]
+    )
     tf.saved_model.save(root, str(folder), signatures=call)
     return folder
 

@@ -27,7 +27,7 @@ from graft.sweep.liveness import here
 from graft.sweep.opening import open_sweep
 from graft.sweep.options import SweepOptions
 from graft.sweep.outcome import Outcome, State
-from graft.sweep.space import read_space
+from graft.sweep.overrides import read_space
 from graft.sweep.storage import open_storage
 from graft.sweep.study import SweepStudy
 from graft.tracking import mlflow_recorder
@@ -197,9 +197,9 @@ def recorder_of(tracking: TrackingConfig, folder: Path) -> MlflowRecorder:
     return MlflowRecorder(tracking, folder, name="frozen", tags={"graft.kind": "single"})
 
 
-def record_epochs(recorder: MlflowRecorder, first: int = 0) -> None:
+def record_epochs(recorder: MlflowRecorder) -> None:
     recorder.log_params({"epochs": EPOCHS})
-    for epoch in range(first, EPOCHS):
+    for epoch in range(EPOCHS):
         recorder.log_metrics({"val_accuracy": epoch / 8, "val_loss": 1.0}, step=epoch)
 
 

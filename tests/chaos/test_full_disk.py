@@ -20,7 +20,7 @@ from tests.chaos.ledger import chance, injected
 from tests.chaos.test_kills import TRIALS, at_work, check_sweep, command
 from tests.chaos.training import Curve, curve_of, small
 from tests.processes import Blow, Training
-from tests.sweep.apps import LONG, STEPS_APP, STEPS_CONFIG, App, assert_nothing_lost_or_doubled
+from tests.sweep.apps import LONG, App, assert_nothing_lost_or_doubled, steps_app
 
 MakeDisk = Callable[[str], Path]
 FULL = "No space left on device"
@@ -63,8 +63,7 @@ def test_the_disk_of_a_sweeps_study_fills_up(tmp_path: Path, make_disk: MakeDisk
             disk = make_disk("2m")
             folder = tmp_path / f"{number}"
             folder.mkdir()
-            app = App(folder, STEPS_APP)
-            (folder / "config.yaml").write_text(STEPS_CONFIG)
+            app = steps_app(folder)
             app.journal = disk / "study.journal"
             app.storage = str(app.journal) if kind == "journal" else f"sqlite:///{disk}/study.db"
             # From its beginning on, or once it is at work.
@@ -95,8 +94,7 @@ def test_the_disk_of_a_sweeps_trials_fills_up(make_disk: MakeDisk) -> None:
     for _ in range(6 if LONG else 1):
         with injected("the disk of a sweep, with all that its trials write, full") as fault:
             disk = make_disk("2m")
-            app = App(disk, STEPS_APP)
-            (disk / "config.yaml").write_text(STEPS_CONFIG)
+            app = steps_app(disk)
             running = at_work(app, *command(0.1))
             time.sleep(places.uniform(0, 1))
             fill(disk)

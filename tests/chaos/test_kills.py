@@ -20,15 +20,15 @@ from tests.sweep.apps import LONG, App, notes, wait_for
 TRIALS = 20 if LONG else 6
 
 
-def check_sweep(app: App, trials: int = TRIALS) -> None:
+def check_sweep(app: App) -> None:
     """Every trial came to its end and is recorded with its value, and no step that a checkpoint had was done again."""
     steps = Counter((number, step) for number, _, step, _ in notes(app, "step"))
     ends = Counter(number for number, *_ in notes(app, "end"))
     if doubled := [key for key, count in steps.items() if count > 1]:
         raise Doubled(f"steps that were taken twice: {doubled}")
-    assert set(ends) == set(range(trials))
+    assert set(ends) == set(range(TRIALS))
     found = app.study("mine").trials
-    assert [(trial.state, trial.values) for trial in found] == [(TrialState.COMPLETE, [x]) for x in range(trials)]
+    assert [(trial.state, trial.values) for trial in found] == [(TrialState.COMPLETE, [x]) for x in range(TRIALS)]
 
 
 def recorded(app: App) -> dict[int, float]:

@@ -13,7 +13,7 @@ from tests.chaos.ledger import chance, injected
 from tests.chaos.test_kills import at_work, check_sweep, command
 from tests.chaos.training import curve_of, small
 from tests.processes import Training
-from tests.sweep.apps import LONG, STEPS_APP, STEPS_CONFIG, App
+from tests.sweep.apps import LONG, steps_app
 
 MakeDisk = Callable[[str], Path]
 
@@ -39,8 +39,7 @@ def test_a_sweep_on_a_disk_that_is_read_only(make_disk: MakeDisk, kind: str) -> 
     for _ in range(3 if LONG else 1):
         with injected("a sweep whose folder is read-only") as fault:
             disk = make_disk("4m")
-            app = App(disk, STEPS_APP)
-            (disk / "config.yaml").write_text(STEPS_CONFIG)
+            app = steps_app(disk)
             app.storage = str(app.journal) if kind == "journal" else f"sqlite:///{disk}/study.db"
             remount(disk, "ro")
             done = app.run(*command())
@@ -57,8 +56,7 @@ def test_a_disk_that_becomes_read_only_while_a_sweep_runs(make_disk: MakeDisk) -
     for _ in range(5 if LONG else 1):
         with injected("the folder of a sweep read-only from some moment on") as fault:
             disk = make_disk("4m")
-            app = App(disk, STEPS_APP)
-            (disk / "config.yaml").write_text(STEPS_CONFIG)
+            app = steps_app(disk)
             running = at_work(app, *command(0.2, *NO_LOG))
             time.sleep(moments.uniform(0, 1))
             remount(disk, "ro")

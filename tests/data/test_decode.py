@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,7 +63,7 @@ def test_photos_have_the_very_pixels_that_tensorflow_gives(mode: str) -> None:
     np.testing.assert_array_equal(pixels_of(content), tf.io.decode_jpeg(content, channels=3).numpy())
 
 
-def test_a_photo_for_print_gets_its_colours(tmp_path: Path) -> None:
+def test_a_photo_for_print_gets_its_colours() -> None:
     close(encoded(rgb().convert("CMYK"), "JPEG", quality=98), GRADIENT, tolerance=24)
 
 

@@ -111,9 +111,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_write_that_a_process_died_in_is_a_note_and_left_as_it_is(
-    doctor: Doctor, database: Path, follow: Follow
-) -> None:
+def test_a_write_that_a_process_died_in_is_a_note_and_left_as_it_is(doctor: Doctor, database: Path) -> None:
     assert run_python(DIES_WRITING, str(database)).returncode == -signal.SIGKILL
     assert database.with_name("mlflow.db-journal").stat().st_size > 0
     content = database.read_bytes()

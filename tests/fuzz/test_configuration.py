@@ -7,7 +7,6 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -239,7 +238,7 @@ def test_no_secret_is_left_wherever_it_stands(config: dict[str, Any], around: st
         assert secrets.out_of(left) == left or HIDDEN in repr(left) or "nan" in repr(left)
 
 
-def test_the_folder_of_the_tests_is_as_before(tmp_path: Path) -> None:
+def test_the_folder_of_the_tests_is_as_before() -> None:
     """No path among the values was made."""
     assert not (CHECKOUT / "x.tar.gz").exists()
     assert not any("nobody" in entry.name for entry in CHECKOUT.iterdir())

@@ -18,7 +18,8 @@ from tests.fuzz.examples import fuzzed
 
 from graft.errors import ConfigError
 from graft.paths import CHECKOUT
-from graft.sweep.space import MAX_CELLS, Choices, Plain, Range, Sampled, Space, read_space
+from graft.sweep.overrides import MAX_CELLS, read_space
+from graft.sweep.space import Choices, Plain, Range, Sampled, Space
 
 NUMBERS = st.one_of(
     st.integers(-3, 20).map(str),

@@ -21,6 +21,7 @@ from graft.errors import ConfigError
 from graft.paths import CHECKOUT
 from graft.report import drawing, figures
 from graft.report.after_sweep import write_after_sweep
+from graft.report.reached import reached
 from graft.report.record import collect
 
 T_OF_2 = 4.302652729911275  # t(0.975) with two degrees of freedom, from a printed table
@@ -297,7 +298,7 @@ def test_an_accuracy_of_float32_reaches_what_it_is_printed_as(records: Records) 
     trials = [Trial(False, seed, val=0.81999999, curve=(0.5, 0.79999995, 0.81999999)) for seed in (0, 1)]
     sweep = records.sweep(trials)
     record = collect(sweep.store, read(sweep.store, None))
-    assert [(row.epochs, row.reached) for row in figures.reached(record, (0.8, 0.82, 0.83))] == [(2, 2), (3, 2)]
+    assert [(row.epochs, row.reached) for row in reached(record, (0.8, 0.82, 0.83))] == [(2, 2), (3, 2)]
     rows = sweep.report().tables["levels"]
     assert [row[1] for row in rows[1:]] == ["1 epoch, 2 s", "2 epochs, 4 s", "2 epochs, 4 s", "2 epochs, 4 s"]
 
@@ -314,7 +315,7 @@ def test_the_line_of_epochs_to_an_accuracy_says_what_the_table_says(records: Rec
     assert figure is not None
     lines = {line.get_label(): line for line in figure.axes[0].lines if not str(line.get_label()).startswith("_")}
     told = 0
-    for row in figures.reached(record):
+    for row in reached(record):
         levels, epochs = (np.asarray(data).tolist() for data in lines[row.kind].get_data())
         assert lines[row.kind].get_drawstyle() == "steps-pre", "a step holds from the accuracy before it on"
         drawn = next((epoch for level, epoch in zip(levels, epochs, strict=True) if level >= row.accuracy - 1e-6), None)

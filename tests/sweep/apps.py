@@ -163,6 +163,12 @@ STEPS_APP = """
 STEPS_CONFIG = "x: 0\ny: 0.0\nsteps: 3\nseconds: 0.02\ndie_at: -1\npassword: one\n"
 
 
+def steps_app(folder: Path, source: str = STEPS_APP) -> App:
+    """The application that counts, in `folder`; `source` is a variant of it."""
+    (folder / "config.yaml").write_text(STEPS_CONFIG)
+    return App(folder, source)
+
+
 def notes(app: App, kind: str) -> list[list[int]]:
     return [note[1:] for note in map(json.loads, app.lines()) if note[0] == kind]
 

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.sweep.apps import PLAIN_APP, STEPS_APP, STEPS_CONFIG, App
+from tests.sweep.apps import PLAIN_APP, App, steps_app
 from tests.sweep.fake_slurm import FakeSlurm
-from tests.sweep.postgres_server import PostgresServer, programs_of_postgres
+from tests.sweep.postgres_server import PostgresServer
 from tests.sweep.ray_nodes import RayNodes, ray_nodes
+
+from graft.cluster.postgresql import program_folders
 
 
 @pytest.fixture
@@ -23,11 +25,9 @@ def app(make_app: Callable[[str], App]) -> App:
 
 
 @pytest.fixture
-def steps(make_app: Callable[[str], App]) -> App:
+def steps(tmp_path: Path) -> App:
     """An application whose trials count, with checkpoints."""
-    app = make_app(STEPS_APP)
-    (app.folder / "config.yaml").write_text(STEPS_CONFIG)
-    return app
+    return steps_app(tmp_path)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def one_ray_node() -> Iterator[tuple[RayNodes, str]]:
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A PostgreSQL server; a test that stops it starts it again."""
     pytest.importorskip("psycopg")
-    programs = programs_of_postgres()
+    programs = next(program_folders(), None)
     if programs is None:
         pytest.skip("PostgreSQL is not installed")
     server = PostgresServer(tmp_path_factory.mktemp("pg"), programs)

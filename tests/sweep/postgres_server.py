@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 import psutil
+import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
+
+from graft.cluster.postgresql import program_folders
 
 
 class PostgresServer:
@@ -96,8 +100,11 @@ class PostgresServer:
             storage.engine.dispose()
 
 
-def programs_of_postgres() -> Path | None:
-    """The folder of PostgreSQL's programs, which distributions keep off the search path."""
-    found = shutil.which("initdb")
-    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    return next((folder for folder in reversed(folders) if (folder / "postgres").exists()), None)
+@contextlib.contextmanager
+def folder_open_to_postgres(prefix: str) -> Iterator[Path]:
+    """A folder that PostgreSQL gets to as another user than root, too; pytest closes its own to all but itself."""
+    if not any(program_folders()):
+        pytest.skip("PostgreSQL is not installed")
+    with tempfile.TemporaryDirectory(prefix=prefix) as folder:
+        Path(folder).chmod(0o711)
+        yield Path(folder)

@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from graft.sweep.compose import Composer, job_directory
-from graft.sweep.space import read_space
+from graft.sweep.overrides import read_space
 
 FILES = {
     "config.yaml": """

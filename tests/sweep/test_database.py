@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError, ProgrammingError
-from tests.sweep.apps import LONG, STEPS_APP, STEPS_CONFIG, App, assert_nothing_lost_or_doubled, notes, wait_for
+from tests.sweep.apps import LONG, STEPS_APP, App, assert_nothing_lost_or_doubled, notes, steps_app, wait_for
 from tests.sweep.postgres_server import PostgresServer
 
 from graft.sweep import database
@@ -130,11 +130,10 @@ LOST = """
 
 @pytest.mark.parametrize("after_commit", [True, False], ids=["committed", "undone"])
 def test_a_step_whose_connection_is_lost_is_taken_once(
-    make_app: Callable[[str], App], postgres: PostgresServer, after_commit: bool
+    tmp_path: Path, postgres: PostgresServer, after_commit: bool
 ) -> None:
-    app = make_app(LOST.format(after_commit=after_commit) + STEPS_APP)
+    app = steps_app(tmp_path, LOST.format(after_commit=after_commit) + STEPS_APP)
     app.storage = postgres.url
-    (app.folder / "config.yaml").write_text(STEPS_CONFIG)
     name = f"lost-{after_commit}"
     done = app.run("x=range(4)", "die_at=1", "hydra.launcher.slots=2", f"{NAME}={name}")
     assert done.status == 0, done.err

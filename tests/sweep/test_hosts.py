@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
@@ -14,11 +15,11 @@ from optuna.trial import FrozenTrial, TrialState
 from tests.sweep.apps import (
     LONG,
     STEPS_APP,
-    STEPS_CONFIG,
     App,
     assert_nothing_lost_or_doubled,
     notes,
     other_hosts_are_possible,
+    steps_app,
     wait_for,
 )
 from tests.sweep.postgres_server import PostgresServer
@@ -39,23 +40,20 @@ QUICK = """
 
 
 @pytest.fixture
-def quick(make_app: Callable[[str], App]) -> App:
+def quick(tmp_path: Path) -> App:
     """The application that counts, with controllers that are taken for dead after seconds, in place of minutes."""
     if not other_hosts_are_possible():
         pytest.skip("process and host namespaces need root")
-    app = make_app(QUICK + STEPS_APP.replace("now = trial.current()", "be_quick(); now = trial.current()"))
-    (app.folder / "config.yaml").write_text(STEPS_CONFIG)
-    return app
+    source = STEPS_APP.replace("now = trial.current()", "be_quick(); now = trial.current()")
+    return steps_app(tmp_path, QUICK + source)
 
 
 @pytest.fixture
-def patient(make_app: Callable[[str], App]) -> App:
+def patient(steps: App) -> App:
     """The application with the real times in the long version of a test."""
     if not other_hosts_are_possible():
         pytest.skip("process and host namespaces need root")
-    app = make_app(STEPS_APP)
-    (app.folder / "config.yaml").write_text(STEPS_CONFIG)
-    return app
+    return steps
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graft.errors import ConfigError
-from graft.sweep.space import Choices, Range, read_space
+from graft.sweep.overrides import read_space
+from graft.sweep.space import Choices, Range
 
 
 def overrides(arguments: list[str], params: dict[str, object] | None = None) -> list[list[str]]:

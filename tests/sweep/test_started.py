@@ -17,7 +17,7 @@ from graft.sweep.identity import Identity
 from graft.sweep.opening import open_sweep
 from graft.sweep.options import SweepOptions
 from graft.sweep.outcome import Outcome, State
-from graft.sweep.space import read_space
+from graft.sweep.overrides import read_space
 from graft.sweep.started import started_trials
 from graft.sweep.storage import open_storage
 from hydra_plugins.graft.config import GraftSweeperConf

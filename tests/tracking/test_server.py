@@ -260,7 +260,7 @@ def test_a_process_that_dies_while_the_server_is_gone_loses_nothing(
 
 @pytest.mark.parametrize("place", ["server", "sqlite"])
 def test_a_run_that_is_deleted_while_it_goes_on_is_recorded_anew_as_a_whole(
-    server: MlflowServer, experiment: str, tracking: TrackingConfig, folder: Path, place: str, in_sqlite: TrackingConfig
+    tracking: TrackingConfig, folder: Path, place: str, in_sqlite: TrackingConfig
 ) -> None:
     where = tracking if place == "server" else in_sqlite
     recorder = recorder_of(where, folder)
@@ -355,7 +355,7 @@ def test_a_server_may_move(server: MlflowServer, tracking: TrackingConfig, folde
 
 
 def test_ctrl_c_ends_the_waiting_for_a_server_and_not_the_run(
-    line: Line, tracking: TrackingConfig, folder: Path, caplog: pytest.LogCaptureFixture, server: MlflowServer
+    line: Line, tracking: TrackingConfig, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recorder = recorder_of(tracking, folder)
     line.down()
@@ -445,7 +445,7 @@ def test_a_trial_whose_record_is_damaged_keeps_nothing_of_its_sweep_waiting(
 
 
 def test_a_server_that_refuses_a_run_is_told_at_once(
-    server: MlflowServer, experiment: str, line: Line, tracking: TrackingConfig, folder: Path
+    server: MlflowServer, experiment: str, tracking: TrackingConfig, folder: Path
 ) -> None:
     found = server.client.get_experiment_by_name(experiment)
     assert found is not None

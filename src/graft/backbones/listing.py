@@ -69,18 +69,17 @@ def options(folder: Path | None = None) -> list[Option]:
     ]
 
 
-def look_up(target: str, folder: Path | None = None) -> Option:
+def look_up(target: str) -> Option:
     """One backbone, looked at; it is downloaded or trained if it has to be, and nothing of it is loaded.
 
     Args:
         target: An option of `conf/backbone`, or what `backbone.url` may be.
-        folder: As for `options`.
 
     Raises:
         ConfigError: for what is no backbone.
         FatalError: if it cannot be downloaded now.
     """
-    folder = folder or paths.CHECKOUT / "conf" / "backbone"
+    folder = paths.CHECKOUT / "conf" / "backbone"
     named = {file.stem: file for file in folder.glob("*.yaml") if file.stem != ANY}
     composed = _composed(named.get(target, folder / f"{ANY}.yaml"))
     if target not in named:

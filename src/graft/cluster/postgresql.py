@@ -227,7 +227,7 @@ class PostgreSQL:
             made_with = (self.data / "PG_VERSION").read_text().strip()
         except FileNotFoundError:
             made_with = None
-        found = list(_program_folders())
+        found = list(program_folders())
         if not found:
             raise ConfigError(INSTALL.format(packaged=PACKAGED))
         for folder in found:
@@ -277,7 +277,7 @@ def _account(data: Path) -> dict[str, Any]:
     raise ConfigError("PostgreSQL does not run as root, and there is no user postgres or nobody to run it as")
 
 
-def _program_folders() -> Iterator[Path]:
+def program_folders() -> Iterator[Path]:
     """Folders with PostgreSQL's programs: of the search path, of pg_config, of packages, the newest of these first."""
     candidates = []
     if found := shutil.which("initdb"):

@@ -16,7 +16,7 @@ from graft.doctor.runs import check_runs
 from graft.errors import ConfigError
 
 
-def examine(tracking: TrackingConfig, *, close_dead: bool = False) -> Iterator[Check]:
+def examine(tracking: TrackingConfig, *, close_dead: bool) -> Iterator[Check]:
     """Looks at everything, and goes on where one thing cannot be looked at.
 
     Args:

@@ -65,10 +65,10 @@ def styled() -> Iterator[None]:
         yield
 
 
-def new_figure(width: float = SIZE[0], height: float = SIZE[1]) -> tuple[Figure, Axes]:
-    """An empty figure of this size in inches, and its axes."""
+def new_figure(height: float = SIZE[1]) -> tuple[Figure, Axes]:
+    """An empty figure of this height in inches, and its axes."""
     # Not pyplot: its figures live as long as the process.
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(SIZE[0], height), layout="constrained")
     return figure, figure.subplots()
 
 

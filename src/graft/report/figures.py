@@ -22,6 +22,7 @@ from graft.comparison.varied import numbers
 from graft.plots import draw_confusion
 from graft.report.drawing import COLOURS, FAINT, INK, MARKERS, OTHER, PAPER, SIZE, new_figure
 from graft.report.importance import MOST_TRIALS, importances, logarithmic
+from graft.report.reached import reached
 from graft.report.record import SweepRecord
 
 THIN_CURVES = 40  # beyond it only the medians are drawn
@@ -31,8 +32,6 @@ LEVELS_DRAWN = 400  # steps of a line
 LINES_DRAWN = 500  # of the parallel coordinates
 LOGARITHMIC = " (logarithmic)"
 CLOSE_TIMES = 0.1  # to both sides of the middle; what differs by less looks the same
-ENOUGH_FOR_MEDIAN = 0.5  # part of the trials that have to have reached an accuracy
-LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99)
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ def curves(record: SweepRecord) -> Drawn:
             axes.plot(range(1, len(middle) + 1), middle, linewidth=2, label=label, **style, **dot)
     axes.set(xlabel="epoch", ylabel="accuracy")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(axes, columns=2)
+    _legend(axes)
     return Drawn(
         name,
         title,
@@ -190,44 +189,6 @@ def gap(record: SweepRecord) -> Drawn:
         "training images than on others.",
         figure,
     )
-
-
-@dataclass(frozen=True)
-class Reached:
-    """How long one kind of trial took to a validation accuracy.
-
-    Attributes:
-        accuracy: From 0 to 1.
-        kind: ``frozen`` or ``fine-tuned``.
-        reached: How many of `trials` got there.
-        epochs: Median over those that did; None if less than half did.
-        seconds: `epochs` times the median epoch with the backbone run on every image.
-    """
-
-    accuracy: float
-    kind: str
-    reached: int
-    trials: int
-    epochs: float | None
-    seconds: float | None
-
-
-def reached(record: SweepRecord, levels: Sequence[float] = LEVELS) -> list[Reached]:
-    """Epochs to given accuracies, of the complete trials; levels that no trial reached are left out."""
-    rows: list[Reached] = []
-    for level in levels:
-        of_level: list[Reached] = []
-        for kind in record.kinds:
-            trials = [trial for trial in record.of_kind(kind) if trial.number in record.curves]
-            took = [count for trial in trials if (count := record.curves[trial.number].epochs_to(level))]
-            enough = bool(took) and len(took) >= ENOUGH_FOR_MEDIAN * len(trials)
-            epochs = statistics.median(took) if enough else None
-            live = [trial.epoch_seconds_live for trial in trials if trial.epoch_seconds_live]
-            seconds = epochs * statistics.median(live) if epochs and live else None
-            of_level.append(Reached(level, kind, len(took), len(trials), epochs, seconds))
-        if any(row.reached for row in of_level):
-            rows += of_level
-    return rows
 
 
 def epochs_to_reach(record: SweepRecord) -> Drawn:
@@ -443,8 +404,8 @@ def _median_by_epoch(lines: Sequence[Sequence[float]]) -> list[float]:
     return [statistics.median(values) for values in at if len(values) >= len(lines) / 2]
 
 
-def _legend(axes: Axes, columns: int = 2) -> None:
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
+def _legend(axes: Axes) -> None:
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
 
 def _maybe_logarithmic(axes: Axes, values: Sequence[float], spans: float | None = None) -> bool:

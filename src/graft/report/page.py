@@ -18,7 +18,8 @@ from graft.comparison.interval import METHOD
 from graft.comparison.verdict import BESIDE, verdict
 from graft.paths import CHECKOUT
 from graft.report.cautions import cautions, more_epochs
-from graft.report.figures import Drawn, Reached, reached
+from graft.report.figures import Drawn
+from graft.report.reached import Reached, reached
 from graft.report.record import SweepRecord
 
 ROWS = 1000  # of the table; --json has all

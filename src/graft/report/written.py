@@ -13,6 +13,7 @@ from graft.paths import expanded, records
 from graft.report import drawing, figures, page
 from graft.report.cautions import cautions
 from graft.report.importance import importances
+from graft.report.reached import reached
 from graft.report.record import SweepRecord, collect
 from graft.tracking.mlflow_store import Store, open_store
 from graft.tracking.tagged_run import DIRECTORY_TAG, REPORT_TAG
@@ -65,7 +66,7 @@ def as_json(written: Written) -> dict[str, object]:
         "report": str(written.page),
         **comparison.as_json(record.comparison),
         "varied": list(record.varied),
-        "epochs_to_reach": [asdict(row) for row in figures.reached(record)],
+        "epochs_to_reach": [asdict(row) for row in reached(record)],
         "contrasts": {
             key: {kind: asdict(each) for kind, each in of_kinds.items()} for key, of_kinds in record.contrasts.items()
         },

@@ -145,7 +145,7 @@ def _sweep_again(how: _How, found: Found, sweep: Run) -> list[Rerun]:
     done: list[Rerun] = []
     for trial in found.left_out:
         how.teller.left_out(trial.why)
-        done.append(_failed(trial, trial.why, "diverged" if how.verify else None))
+        done.append(_failed(how, trial, trial.why))
     try:
         for place, run in enumerate(found.runs, start=1):
             how.teller.trial(run, place, of=len(found.runs))
@@ -153,12 +153,12 @@ def _sweep_again(how: _How, found: Found, sweep: Run) -> list[Rerun]:
                 done.append(_again(how, run, parent))
             except ConfigError as error:
                 how.teller.failed(error)
-                done.append(_failed(run, str(error), "diverged" if how.verify else None))
+                done.append(_failed(how, run, str(error)))
             except GraftError:
                 raise  # such as Ctrl-C
             except Exception as error:
                 log.exception("Trial %s could not be run again", run.trial)
-                done.append(_failed(run, f"{type(error).__name__}: {error}", "diverged" if how.verify else None))
+                done.append(_failed(how, run, f"{type(error).__name__}: {error}"))
     except BaseException:
         how.store.end(parent, "KILLED")
         raise
@@ -339,7 +339,7 @@ def _unpromised(config: Config) -> str:
     return ""
 
 
-def _failed(run: RecordedRun | LeftOut, why: str, verified: Verdict | None) -> Rerun:
+def _failed(how: _How, run: RecordedRun | LeftOut, why: str) -> Rerun:
     return Rerun(
         of=run.id,
         name=run.name,
@@ -352,7 +352,7 @@ def _failed(run: RecordedRun | LeftOut, why: str, verified: Verdict | None) -> R
         cut_off="",
         changed=(),
         exact=False,
-        verified=verified,
+        verified="diverged" if how.verify else None,
         failure=why,
         failed_alike=None,
     )

@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from pydantic import ValidationError
 
-from graft.config import Config, TrackingConfig, flatten
+from graft.config import Config, TrackingConfig, flatten, leaves
 from graft.config_backbone import settled_backbone
 from graft.config_messages import describe
 from graft.errors import ConfigError
@@ -72,7 +72,7 @@ def younger_keys(run: RecordedRun) -> dict[str, Any]:
     groups = {key.split(".")[0] for key in known if "." in key} - {"tracking"}
     return {
         key: value
-        for key, value in _leaves(_defaults(run.config)).items()
+        for key, value in leaves(_defaults(run.config)).items()
         if key not in known and value != "???" and ("." not in key or key.split(".")[0] in groups)
     }
 
@@ -89,17 +89,9 @@ def _defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The leaves under dotted names, as they are."""
-    leaves: dict[str, Any] = {}
-    for key, value in node.items():
-        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return leaves
-
-
 def _read(assignments: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
     """The values that are assigned, by key."""
-    leaves = list(_leaves(values))
+    known = list(leaves(values))
     problems: list[str] = []
     changes: dict[str, Any] = {}
     for text in assignments:
@@ -113,8 +105,8 @@ def _read(assignments: Sequence[str], values: Mapping[str, Any]) -> dict[str, An
             problems.append(f"--set {text}: one value for one key is wanted; several values make a sweep of train.py")
         elif key.startswith("tracking"):
             problems.append(f"--set {text}: --tracking-uri and --experiment say where a rerun is recorded")
-        elif key not in leaves:
-            problems.append(f"--set {text}: {_no_such_key(key, leaves)}")
+        elif key not in known:
+            problems.append(f"--set {text}: {_no_such_key(key, known)}")
         else:
             changes[key] = override.value()
     if problems:
@@ -122,11 +114,11 @@ def _read(assignments: Sequence[str], values: Mapping[str, Any]) -> dict[str, An
     return changes
 
 
-def _no_such_key(key: str, leaves: Sequence[str]) -> str:
-    if inside := [leaf for leaf in leaves if leaf.startswith(f"{key}.")]:
+def _no_such_key(key: str, known: Sequence[str]) -> str:
+    if inside := [leaf for leaf in known if leaf.startswith(f"{key}.")]:
         return f"{key} is a group of keys; allowed are {', '.join(inside)}"
-    by_leaf = {leaf.rsplit(".", 1)[-1]: leaf for leaf in leaves}
-    near = did_you_mean(key, leaves) or did_you_mean(key.rsplit(".", 1)[-1], by_leaf)
+    by_leaf = {leaf.rsplit(".", 1)[-1]: leaf for leaf in known}
+    near = did_you_mean(key, known) or did_you_mean(key.rsplit(".", 1)[-1], by_leaf)
     return f"there is no such key{near or '; graft rerun sets those that the config.yaml of the run has'}"
 
 

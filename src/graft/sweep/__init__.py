@@ -5,7 +5,8 @@ Of the rest of Graft it uses `trial.py`, `errors.py` and small things such as `d
 `console.py`. Read in this order:
 
     options.py      what the user may set under hydra.sweeper
-    space.py        overrides and params -> cells, each with fixed and sampled keys
+    space.py        what each key may be -> cells, each with fixed and sampled keys
+    overrides.py    overrides and params -> that space, or all that is wrong with them
     compose.py      overrides -> configuration, composed once a combination of groups
     checks.py       what can be known to be wrong before anything starts
     identity.py     what makes two commands mean the same sweep

@@ -25,6 +25,7 @@ from graft.sweep.compose import Composer, job_directory, task_config
 from graft.sweep.jobs import (
     Answer,
     Died,
+    Ending,
     Job,
     JobLauncher,
     Killed,
@@ -94,7 +95,7 @@ def _job_return(job: Job, answer: Answer) -> JobReturn:
     returned = JobReturn(
         overrides=list(config.hydra.overrides.task),
         cfg=task_config(config),
-        hydra_cfg=_hydra_only(config),
+        hydra_cfg=OmegaConf.masked_copy(config, "hydra"),
         working_dir=answer.working_dir or os.getcwd(),
         task_name=answer.task_name or JobRuntime.instance().get("name"),
     )
@@ -117,10 +118,6 @@ def _job_return(job: Job, answer: Answer) -> JobReturn:
             returned.status = JobStatus.FAILED
             returned.return_value = FailedTrial("The scheduler took the job's place away", cause="preempted")
     return returned
-
-
-def _hydra_only(config: DictConfig) -> DictConfig:
-    return OmegaConf.masked_copy(config, "hydra")
 
 
 class BatchLauncher:
@@ -178,22 +175,22 @@ class BatchLauncher:
     def _launch(self, batch: Sequence[tuple[Job, Future[Answer]]]) -> None:
         started = time.monotonic()
         overrides = [[*job.overrides, *_extra_overrides(job)] for job, _ in batch]
-        endings: list[Answer]
+        endings: list[Ending]
         try:
             with _interruptible():
                 returns = self._launcher.launch(overrides, initial_job_idx=batch[0][0].number)
-            endings = [_answer(job_return) for job_return in returns]
+            endings = [_ending(job_return) for job_return in returns]
         except KeyboardInterrupt:
-            endings = [Answer(Killed()) for _ in batch]
+            endings = [Killed() for _ in batch]
         except SystemExit as error:
             # Launchers that run jobs in this process let it through; the sweep must not end with it.
-            endings = [Answer(Raised(**describe_error(error))) for _ in batch]
+            endings = [Raised(**describe_error(error)) for _ in batch]
         except Exception as error:
             # The whole batch is lost with its launcher, and nobody can say which job was to blame.
-            endings = [Answer(Died(type(error).__name__, str(error))) for _ in batch]
+            endings = [Died(type(error).__name__, str(error)) for _ in batch]
         seconds = time.monotonic() - started
-        for (_, future), answer in zip(batch, endings, strict=True):
-            future.set_result(Answer(answer.ending, told=answer.told, seconds=seconds))
+        for (_, future), ending in zip(batch, endings, strict=True):
+            future.set_result(Answer(ending, seconds=seconds))
 
 
 def _extra_overrides(job: Job) -> Iterator[str]:
@@ -214,11 +211,11 @@ def _quoted(text: str) -> str:
     return QuotedString(text, Quote.single).with_quotes()
 
 
-def _answer(job_return: JobReturn) -> Answer:
+def _ending(job_return: JobReturn) -> Ending:
     if job_return.status == JobStatus.COMPLETED:
-        return Answer(Returned(**describe_value(job_return._return_value)))
+        return Returned(**describe_value(job_return._return_value))
     error = job_return._return_value
-    return Answer(Raised(**describe_error(error if isinstance(error, BaseException) else RuntimeError(str(error)))))
+    return Raised(**describe_error(error if isinstance(error, BaseException) else RuntimeError(str(error))))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from graft import disk
-from graft.errors import STATUS_INTERRUPTED, ConfigError, FatalError, GraftError, SweepFailed, Unwritable
+from graft.errors import ConfigError, FatalError, Interrupted, SweepFailed, Unwritable
 from graft.sweep.checks import check_cells
 from graft.sweep.compose import Composer, hydra_config_set, job_directory
 from graft.sweep.display import Display, make_display, summary
@@ -30,9 +30,10 @@ from graft.sweep.observer import BestTrial, NoObserver, SweepEnded, SweepObserve
 from graft.sweep.opening import open_sweep
 from graft.sweep.options import SweepOptions, make_sampler
 from graft.sweep.outcome import Outcome, State, decide
+from graft.sweep.overrides import read_space
 from graft.sweep.reporting import Ticket
 from graft.sweep.signals import StopRequests
-from graft.sweep.space import Space, read_space
+from graft.sweep.space import Space
 from graft.sweep.storage import DatabaseFailed, file_of, resolve_storage
 from graft.sweep.study import Claimed, Record, SweepStudy
 
@@ -46,12 +47,6 @@ IDLE_SECONDS = 5.0
 
 LOOK_AGAIN_SECONDS = 1.0
 """With free slots and nothing to claim: how often to look for trials that others left behind."""
-
-
-class Interrupted(GraftError):
-    """The sweep was stopped by Ctrl-C and can be gone on with."""
-
-    status = STATUS_INTERRUPTED
 
 
 def run_sweep(

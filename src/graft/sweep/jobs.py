@@ -120,7 +120,6 @@ class Answer:
         told: What `graft.trial.should_stop` told the job: ``pruned``, ``interrupted`` or None.
         unstored: Intermediate values by step that the job could not store in the study.
         seconds: From handing the job over to its end, with the wait for its worker.
-        slot: Name of the slot that ran it.
         task_name, working_dir: As Hydra's `JobReturn` has them.
     """
 
@@ -128,7 +127,6 @@ class Answer:
     told: str | None = None
     unstored: Sequence[tuple[int, float]] = ()
     seconds: float = 0.0
-    slot: str = ""
     task_name: str | None = None
     working_dir: str | None = None
 

@@ -52,9 +52,7 @@ class Outcome:
     fatal: int | None = None
 
 
-def decide(
-    answer: Answer, *, objectives: Sequence[str], deaths: int, max_retries: int, stopping: bool = False
-) -> Outcome:
+def decide(answer: Answer, *, objectives: Sequence[str], deaths: int, max_retries: int, stopping: bool) -> Outcome:
     """Decides the outcome of one attempt.
 
     Args:

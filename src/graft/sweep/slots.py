@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -184,15 +185,7 @@ class Slot:
             with self._lock:
                 self.busy, self._number = False, None
         self._recycle(answer)
-        return Answer(
-            answer.ending,
-            told=answer.told,
-            unstored=answer.unstored,
-            seconds=time.monotonic() - started,
-            slot=str(self.index),
-            task_name=answer.task_name,
-            working_dir=answer.working_dir,
-        )
+        return replace(answer, seconds=time.monotonic() - started)
 
     def stop(self) -> None:
         """Tells the running job to return. Called in the controller's thread."""

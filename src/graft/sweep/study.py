@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import itertools
 import time
 import uuid
 from collections import Counter
@@ -166,9 +167,9 @@ class SweepStudy:
         self._last_beat = 0.0
         self._watch = liveness.Watch()
         self._mine: dict[int, Claimed] = {}
-        self._positions = list(_positions(space, options.n_trials))
         # A study a cell only where a sampler has to learn within it.
         self._one_study = space.pure_grid or len(space.cells) == 1
+        self._positions = list(_positions(space, options.n_trials, one_study=self._one_study))
         self._studies: dict[str, optuna.Study] = {}
         self._sampling_studies: dict[str, optuna.Study] = {}
         self._waiting: list[int] = []
@@ -226,7 +227,6 @@ class SweepStudy:
                 if name != self.name and CELL not in study.user_attrs:
                     study.set_user_attr(CELL, {key: value.plain for key, value in cell.grid.items()})
                 wanted[name] = len(study.get_trials(deepcopy=False))
-            position = number if self._one_study else position
             if position >= wanted[name]:
                 study = self._study(name)
                 study._storage.create_new_trial(study._study_id, self._template(number, cell))
@@ -506,7 +506,6 @@ class SweepStudy:
 
     def _claimed(self, number: int, attempt: int, deaths: int) -> Claimed:
         cell, position = self._positions[number]
-        position = number if self._one_study else position
         trial_id = self._ids[number]
         name = self._study_name(cell)
         params = self._sample(name, cell, position, trial_id)
@@ -595,7 +594,6 @@ class SweepStudy:
             name = self._study_name(cell)
             if name not in by_study:
                 by_study[name] = self._study(name).get_trials(deepcopy=False)
-            position = number if self._one_study else position
             if position < len(by_study[name]):
                 trial = by_study[name][position]
                 self._ids[number] = trial._trial_id
@@ -603,17 +601,18 @@ class SweepStudy:
                     yield number, cell, trial
 
 
-def _positions(space: Space, n_trials: int | None) -> Iterator[tuple[Cell, int]]:
-    """Cell and position in it for each number of the sweep.
+def _positions(space: Space, n_trials: int | None, *, one_study: bool) -> Iterator[tuple[Cell, int]]:
+    """Cell and position in its study for each number of the sweep.
 
     Round by round over the cells, so that all of them make progress, and so that numbers stay what
     they are when the budget grows.
     """
     budgets = [(cell, space.trials_in(cell, n_trials)) for cell in space.cells]
+    numbers = itertools.count()
     for position in range(max((budget for _, budget in budgets), default=0)):
         for cell, budget in budgets:
             if position < budget:
-                yield cell, position
+                yield cell, next(numbers) if one_study else position
 
 
 def _suggest(trial: optuna.Trial, key: str, part: Sampled) -> Plain:

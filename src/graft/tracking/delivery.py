@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -86,10 +85,10 @@ class Delivery:
             if wait:
                 self.send()
             else:
-                self._try(self.send)
+                self._try()
             return
         if wait:
-            self._try(self.send)
+            self._try()
         else:
             self._more.set()
         self._thread = threading.Thread(target=self._keep_sending, name="record", daemon=True)
@@ -104,7 +103,7 @@ class Delivery:
         if self._background:
             self._more.set()
         elif time.monotonic() >= self._next_try:
-            self._try(self.send)
+            self._try()
 
     def end(self, patience_seconds: float) -> int:
         """Waits until everything was sent, or Ctrl-C; gives the number of statements that were not.
@@ -127,7 +126,7 @@ class Delivery:
             if self._background:
                 with self._idle:
                     self._idle.wait(0.2)
-            elif not self._try(self.send):
+            elif not self._try():
                 time.sleep(0.2)
             before, left = left, self._record.waiting
             if left < before:
@@ -138,14 +137,14 @@ class Delivery:
         while not self._over:
             self._more.wait()
             self._more.clear()
-            while not self._try(self.send, forgiving=True) and not self._over:
+            while not self._try(forgiving=True) and not self._over:
                 time.sleep(max(0.0, self._next_try - time.monotonic()))
 
-    def _try(self, send: Callable[[], None], *, forgiving: bool = False) -> bool:
-        """Whether `send` went well. Another error than an outage is raised, unless it is to be forgiven."""
+    def _try(self, *, forgiving: bool = False) -> bool:
+        """Sends; whether that went well. Another error than an outage is raised, unless it is to be forgiven."""
         started = time.monotonic()
         try:
-            send()
+            self.send()
         except Exception as error:
             self._receiver.doubt()
             if not forgiving and not is_outage(error, self._uri):

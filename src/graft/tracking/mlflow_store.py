@@ -68,13 +68,12 @@ class Store:
     experiment_id: str
     uri: str
 
-    def find(
-        self, *, newest_first: bool = True, limit: int = 50_000, status: str | None = None, **tags: str
-    ) -> list[Run]:
-        """Runs that were not deleted and whose `graft.` tags have these values: ``find(kind="trial", sweep=name)``.
+    def find(self, *, limit: int = 50_000, status: str | None = None, **tags: str) -> list[Run]:
+        """Runs whose `graft.` tags have these values, such as ``find(kind="trial", sweep=name)``; the latest first.
+
+        Deleted ones are not among them.
 
         Args:
-            newest_first: Or the oldest.
             limit: How many at most.
             status: MLflow's, such as RUNNING; None for any.
             tags: Without their ``graft.``.
@@ -85,7 +84,6 @@ class Store:
         conditions = [f"tags.`graft.{key}` = '{_quoted(value)}'" for key, value in tags.items()]
         conditions += [f"attributes.status = '{_quoted(status)}'"] if status else []
         condition = " and ".join(conditions)
-        order = "attributes.start_time DESC" if newest_first else "attributes.start_time ASC"
         found: list[Run] = []
         token: str | None = None
         while len(found) < limit:
@@ -94,7 +92,7 @@ class Store:
                 filter_string=condition,
                 run_view_type=ViewType.ACTIVE_ONLY,
                 max_results=min(1000, limit - len(found)),
-                order_by=[order],
+                order_by=["attributes.start_time DESC"],
                 page_token=token,
             )
             found += page
