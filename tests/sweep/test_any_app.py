@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,6 +59,8 @@ def test_the_sweeper_works_with_hydras_default_launcher(app: App) -> None:
     done = app.run("x=1,2,3", "hydra/launcher=basic")
     assert done.status == 0, done.err
     assert [trial.values for trial in app.study().trials] == [[1], [0], [1]]
+    tickets = list(app.folder.glob("multirun/*/*/.graft/*.json"))
+    assert {stat.S_IMODE(ticket.stat().st_mode) for ticket in tickets} == {0o600}, "a storage may have a password"
 
 
 def test_a_single_run_is_not_touched(app: App) -> None:
@@ -169,6 +172,37 @@ def test_a_wrong_space_or_option_is_refused_before_anything_starts(
     assert "Traceback" not in done.err
     assert app.lines() == []
     assert not app.journal.exists()
+
+
+GROUPS_APP = """
+    import hydra
+
+    @hydra.main(version_base=None, config_path="conf", config_name="config")
+    def main(config):
+        return config.both
+
+    if __name__ == "__main__":
+        main()
+"""
+
+
+def test_a_combination_that_alone_cannot_be_composed_fails_alone(make_app: Callable[[str], App]) -> None:
+    app = make_app(GROUPS_APP)
+    files = {
+        "config.yaml": "defaults: [one: a, other: a, both: '${one}_${other}']",
+        "both/a_a.yaml": "# @package _global_\nboth: 1",
+        "both/a_b.yaml": "# @package _global_\nboth: 2",
+        "both/b_a.yaml": "# @package _global_\nboth: 3",
+        **{f"{group}/{option}.yaml": "{}" for group in ("one", "other") for option in "ab"},
+    }
+    for name, text in files.items():
+        (app.folder / "conf" / name).parent.mkdir(parents=True, exist_ok=True)
+        (app.folder / "conf" / name).write_text(text)
+    done = app.run("one=a,b", "other=a,b", "hydra.sweeper.study_name=mine")
+    assert done.status == 1, done.err
+    assert "3 complete, 0 pruned, 1 failed of 4 trials" in done.out
+    assert "b_b" in done.out
+    assert [trial.values for trial in app.study("mine").trials] == [[1], [2], [3], None]
 
 
 # What is flushed last: the job is over then, and its answer not yet sent.

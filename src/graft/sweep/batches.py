@@ -203,7 +203,9 @@ def _extra_overrides(job: Job) -> Iterator[str]:
     yield f"hydra.sweep.dir={_quoted(str(sweep_directory))}"
     path = sweep_directory / TICKETS / f"{job.number}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(job.ticket.to_json(), encoding="utf-8")
+    # A storage's address may hold a password.
+    with open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(job.ticket.to_json())
     yield f"+hydra.job.env_set.{TICKET_VARIABLE}={_quoted(str(path.resolve()))}"
 
 

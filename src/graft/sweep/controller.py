@@ -14,10 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from graft import disk
 from graft.errors import ConfigError, FatalError, Interrupted, SweepFailed, Unwritable
@@ -25,7 +26,7 @@ from graft.sweep.checks import check_cells
 from graft.sweep.compose import Composer, hydra_config_set, job_directory
 from graft.sweep.display import Display, make_display, summary
 from graft.sweep.identity import identify
-from graft.sweep.jobs import Answer, Event, Job, JobLauncher, Killed, Printed, Reported
+from graft.sweep.jobs import Answer, Event, Job, JobLauncher, Killed, Printed, Raised, Reported
 from graft.sweep.observer import BestTrial, NoObserver, SweepEnded, SweepObserver, SweepStarted, TrialEnded
 from graft.sweep.opening import open_sweep
 from graft.sweep.options import SweepOptions, make_sampler
@@ -36,6 +37,7 @@ from graft.sweep.signals import StopRequests
 from graft.sweep.space import Space
 from graft.sweep.storage import DatabaseFailed, file_of, resolve_storage
 from graft.sweep.study import Claimed, Record, SweepStudy
+from graft.sweep.worker import describe_error
 
 log = logging.getLogger(__name__)
 
@@ -344,8 +346,16 @@ class Controller:
                 return
 
     def _submit(self, claimed: Claimed) -> None:
-        config = self._compose(claimed.overrides, claimed.number)
-        directory = job_directory(config)
+        try:
+            config = self._compose(claimed.overrides, claimed.number)
+            directory = job_directory(config)
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            # Without an observer each value was tried beforehand, and not each combination of them.
+            ended: Future[Answer] = Future()
+            ended.set_result(Answer(Raised(**describe_error(error))))
+            self._display.started(claimed.number, claimed.attempt, claimed.overrides)
+            self._running[ended] = (claimed, self._study.directory / str(claimed.number))
+            return
         pruner = self._options.pruner
         ticket = Ticket(
             sweep=self._study.name,
