@@ -26,6 +26,8 @@ WRONG = {
     "hydra.swep.dir=x": ["hydra.swep.dir=x: there is no such key; did you mean hydra.sweep.dir?"],
     "optimiser=sgd": ["optimiser=sgd: there is no such key; did you mean optimizer?"],
     "epochs": ["epochs"],
+    "trainable=shuffle()": ["trainable=shuffle(): this is no override", "nothing to choose from"],
+    "-m trainable=shuffle()": ["trainable has no values: trainable=shuffle() matches nothing"],
     "trainable=[": ["trainable=["],
     "epochs=" + "9" * 5_000: ["999: this is no override", "4300 digits"],
     "epochs=" + "[" * 500 + "]" * 500: ["epochs=[[[[", "nested too deeply to be read"],

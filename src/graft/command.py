@@ -142,7 +142,9 @@ def _one_value(override: Override) -> str:
     if not override.is_sweep_override():
         return override.input_line
     sweep: Any = override.value()
-    first = next(override.sweep_string_iterator()) if isinstance(sweep, ChoiceSweep) else "0"
+    first = next(override.sweep_string_iterator(), None) if isinstance(sweep, ChoiceSweep) else "0"
+    if first is None:  # shuffle() alone gets through Hydra's parser without any
+        raise ValueError("there is nothing to choose from")
     return f"{override.get_key_element()}={first}"
 
 
