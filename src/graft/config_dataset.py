@@ -61,9 +61,11 @@ class ImageFolderConfig(DatasetConfig):
 
 class _PreparedByTfds(DatasetConfig):
     data_dir: str | None = Field(
-        min_length=1, description="a folder of data sets that TFDS prepared, or null for TFDS's own folder"
+        default=None,
+        min_length=1,
+        description="a folder of data sets that TFDS prepared, or null for TFDS's own folder",
     )
-    download: bool = Field(description="true or false")
+    download: bool = Field(default=True, description="true or false")
 
     @field_validator("data_dir")
     @classmethod

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from graft.console import PlainConsole
-from graft.loop.result import EPOCH_METRICS, SUMMARY_METRICS
+from graft.loop.result import ALWAYS_RECORDED, EPOCH_METRICS, SUMMARY_METRICS
 from graft.rerun import Rerun, telling
 from graft.rerun.numbers import Metrics, compare, flaws
 from graft.tracking.recorded_run import RecordedRun
@@ -84,6 +84,8 @@ def record(
 
 WHOLE = {**{name: {0: 1.0, 1: 2.0} for name in EPOCH_METRICS}, **{name: {0: 1.0} for name in SUMMARY_METRICS}}
 
+LATER = set(SUMMARY_METRICS) - set(ALWAYS_RECORDED)
+
 
 def without(name: str, epoch: int | None = None) -> Metrics:
     if epoch is None:
@@ -93,6 +95,8 @@ def without(name: str, epoch: int | None = None) -> Metrics:
 
 def test_a_whole_record_has_no_flaw() -> None:
     assert flaws(record(WHOLE, state="complete")) == []
+    before_a_metric_came_in = {name: steps for name, steps in WHOLE.items() if name not in LATER}
+    assert flaws(record(before_a_metric_came_in, state="complete")) == []
     assert flaws(record({}, status="FAILED", state="failed", failure="diverged")) == []
     assert flaws(record(without("test_loss"), status="RUNNING")) == []
 

@@ -29,7 +29,20 @@ SUMMARY_METRICS = (
     "trainable_parameters",
     "total_seconds",
 )
-"""What a run has once, and so what a sweep can optimise."""
+"""What a run can have once, and so what a sweep can optimise."""
+
+ALWAYS_RECORDED = (
+    "best_val_accuracy",
+    "best_epoch",
+    "test_loss",
+    "test_accuracy",
+    "overfit_gap",
+    "trainable_parameters",
+)
+"""What every complete run has had from the first version on: without one of them a record is damaged.
+
+A metric that came later, or that some runs lack, does not belong here.
+"""
 
 StopReason = Literal["pruned", "interrupted"]
 StopSignal = Callable[[], StopReason | None]

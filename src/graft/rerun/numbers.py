@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from graft.loop.result import EPOCH_METRICS, SUMMARY_METRICS
+from graft.loop.result import ALWAYS_RECORDED, EPOCH_METRICS
 from graft.tracking.recorded_run import RecordedRun
 
 Metrics = Mapping[str, Mapping[int, float]]
@@ -91,7 +91,7 @@ def flaws(run: RecordedRun) -> list[str]:
         f"{name} of epoch {e} is missing" for e in epochs for name in of_epochs if e not in run.metrics.get(name, {})
     ]
     if run.state == "complete":
-        found += [f"{name} is missing" for name in SUMMARY_METRICS if not is_time(name) and name not in run.metrics]
+        found += [f"{name} is missing" for name in ALWAYS_RECORDED if name not in run.metrics]
         found += [] if epochs else ["every epoch is missing"]
     if run.state == "failed" and "graft.failure" not in run.tags:
         found.append("the tag graft.failure is missing")
