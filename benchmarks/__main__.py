@@ -23,7 +23,7 @@ SHORT = (
     ["sweep_efficiency", "--slots", "1", "4", "--each", "10"],
     ["storage_load", "reports", "record", "--workers", "4", "16", "--seconds", "10"],
 )
-# Pruning with five seeds, 10,000 trials, and 64 workers on every storage.
+# Pruning with five seeds, 10,000 trials and 2,000 trainings, and 64 workers on every storage.
 LONG = (
     ["sweep_overhead"],
     ["recording"],
@@ -31,6 +31,7 @@ LONG = (
     ["sweep_pruning"],
     ["input_pipeline"],
     ["sweep_scale"],
+    ["long_run"],
     ["sweep_efficiency", "--launcher", "graft", "graft_ray"],
     ["storage_load"],
     ["record_size", "+size=smoke"],

@@ -87,6 +87,8 @@ def main() -> int:
         told = {"rows": [asdict(row) for row in rows], "report_mb": report_mb, "states": states}
         options.json.write_text(json.dumps({"machine": machine.describe(), **told}, indent=2) + "\n")
     print(f"\n{', '.join(f'{count} {state}' for state, count in sorted(states.items()))}")
+    if not rows:
+        sys.exit("it was over before it could be looked at; take more --trials")
     counted = [row for row in rows if row.trials >= FIRST] or rows
     grown = max(row.controller_mb for row in counted) - counted[0].controller_mb
     files = max(row.files for row in counted) - counted[0].files
