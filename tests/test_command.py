@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.conftest import Command
+from tests.conftest import Command, run_command
 
 from graft.paths import CHECKOUT
 
@@ -41,6 +41,10 @@ WRONG = {
     "dataset=[true]": ["dataset=[true]: allowed are digits, "],
     "-m dataset=choice([true])": ["dataset", "allowed are digits, "],
     "size=smoke": ["size=smoke: there is no such key; did you mean +size=smoke?"],
+    "+size=smoke hydra.run.dir=/proc/x": ["/proc/x: No such file or directory. Allowed is a place where you may make"],
+    "-m seed=0,1 hydra.sweep.dir=/proc/x": [
+        "/proc/x: No such file or directory. Allowed is a place where you may make"
+    ],
     "backbone.url=/nowhere": ["backbone.url=/nowhere"],
     "backbone=custom": ["backbone.url is not set", "a TF Hub or Kaggle handle"],
     "-m backbone=inception_v3,efficientnet_lite0,digits_cnn backbone.require_sha256=true": [
@@ -107,3 +111,10 @@ def test_help_lists_the_groups_and_the_keys(train: Command) -> None:
         "python train.py -m",
     ):
         assert text in done.stdout
+
+
+def test_a_reader_that_leaves_is_no_error(home: Path) -> None:
+    done = run_command(["sh", "-c", "python train.py --help | head -1"], home)
+    assert done.returncode == 0
+    assert done.stdout.startswith("Graft trains")
+    assert done.stderr == ""

@@ -18,8 +18,9 @@ from graft.cache import manage, sizes, tables
 from graft.cluster import servers
 from graft.config import EXPERIMENT, STORE, TrackingConfig
 from graft.console import PlainConsole
-from graft.disk import unwritable_of
+from graft.disk import refusal_of, unwritable_of
 from graft.errors import STATUS_DIVERGED_RERUN, STATUS_FAILED, STATUS_INTERRUPTED, ConfigError, GraftError
+from graft.output import keep_output_going
 from graft.printable import printable
 
 if TYPE_CHECKING:
@@ -404,16 +405,17 @@ def _tracking(uri: str, experiment: str) -> TrackingConfig:
 
 def main() -> None:
     """Entry point of the console script: an error of ours ends it with its status and no traceback."""
+    keep_output_going()
     try:
         app()
     except GraftError as error:
         print(printable(str(error)), file=sys.stderr)
         raise SystemExit(error.status) from None
     except OSError as error:
-        if (unwritable := unwritable_of(error)) is None:
+        if (told := unwritable_of(error) or refusal_of(error)) is None:
             raise
-        print(printable(str(unwritable)), file=sys.stderr)
-        raise SystemExit(unwritable.status) from None
+        print(printable(str(told)), file=sys.stderr)
+        raise SystemExit(told.status) from None
     except KeyboardInterrupt:
         print("Interrupted", file=sys.stderr)
         raise SystemExit(STATUS_INTERRUPTED) from None

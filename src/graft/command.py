@@ -24,8 +24,9 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from graft.disk import unwritable_of
+from graft.disk import refusal_of, unwritable_of
 from graft.errors import STATUS_CONFIG, STATUS_INTERRUPTED, GraftError
+from graft.output import keep_output_going
 from graft.printable import printable
 from graft.suggestions import allowed_options, did_you_mean_key
 
@@ -40,6 +41,7 @@ def exit_statuses(config_dir: Path) -> Iterator[None]:
     Raises:
         SystemExit: In place of an error that is told in words. One that is a mistake of ours goes through.
     """
+    keep_output_going()
     try:
         yield
     except GraftError as error:
@@ -48,6 +50,8 @@ def exit_statuses(config_dir: Path) -> Iterator[None]:
         if (unwritable := unwritable_of(error)) is not None:  # such as by Hydra, which makes the run's folder
             _stop(unwritable.status, str(unwritable))
         if isinstance(error, OSError) and not isinstance(error, HydraException):  # some of Hydra's are both
+            if (refusal := refusal_of(error)) is not None:
+                _stop(refusal.status, str(refusal))
             raise
         if isinstance(error, ValueError | TypeError | RecursionError) and not _raised_by_hydra(error):
             raise  # a mistake of ours, which its traceback explains best

@@ -7,11 +7,12 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from graft.errors import GraftError, Unwritable
+from graft.errors import ConfigError, GraftError, Unwritable
 
 REMEDY = {
     errno.ENOSPC: "make room on that disk",
@@ -83,6 +84,19 @@ def unwritable_of(error: BaseException, place: Path | str | None = None, then: s
             said = said or f"{Path(path or place or '.').absolute()}: {os.strerror(number)}"
             return Unwritable(f"{said}. Please {REMEDY[number]}. {then}")
     return None
+
+
+def refusal_of(error: BaseException) -> ConfigError | None:
+    """What to tell of a folder that cannot be made, or a file that may not be touched; None if `error` is none."""
+    if not isinstance(error, OSError) or not isinstance(error.filename, str):
+        return None
+    innermost = traceback.extract_tb(error.__traceback__)[-1:]
+    if not isinstance(error, PermissionError) and not any(frame.name in ("mkdir", "makedirs") for frame in innermost):
+        return None
+    return ConfigError(
+        f"{error.filename}: {error.strerror}. Allowed is a place where you may make folders and files: GRAFT_HOME, "
+        "GRAFT_CACHE, hydra.run.dir and hydra.sweep.dir can name another one."
+    )
 
 
 def _read(error: BaseException) -> tuple[int | None, str | None]:

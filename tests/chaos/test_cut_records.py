@@ -121,7 +121,7 @@ def go_on(storage: str, finished: set[int]) -> None:
         if again := finished & set(ran):
             raise Doubled(f"{again} ran again")
         assert sorted(finished | set(ran)) == list(range(TRIALS))
-        assert sweep.finish_if_done()
+        assert sweep.is_done()
         assert [record.values for record in sweep.records()] == [(float(number),) for number in range(TRIALS)]
 
 

@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from graft import disk
 from graft.errors import ConfigError, FatalError, Interrupted, SweepFailed, Unwritable
+from graft.printable import printable
 from graft.sweep.checks import check_cells
 from graft.sweep.compose import Composer, hydra_config_set, job_directory
 from graft.sweep.display import Display, make_display, summary
@@ -164,7 +165,7 @@ class Controller:
             try:
                 with disk.told(file_of(self._storage) or self._study.directory):
                     self._loop(requests)
-                    finished, records = self._study.finish_if_done(), self._study.records()
+                    finished, records = self._study.is_done(), self._study.records()
             except (DatabaseFailed, Interrupted, Unwritable):
                 # What runs and what could not be recorded is taken up from its checkpoints.
                 self._display.say(f"To go on:\n  {_command()}")
@@ -185,12 +186,12 @@ class Controller:
         budget = cells if space.pure_grid else f"{cells}, {options.n_trials} trials in each sampled one"
         slots = f"{self._launcher.slots} slot{'s' * (self._launcher.slots > 1)}"
         total = f"{study.total} trial{'s' * (study.total != 1)}"
-        print(f"Sweep {study.name}: {total} ({budget}) in {slots}{self._launcher.place}")
-        print(f"  {study.directory}")
+        lines = [f"Sweep {study.name}: {total} ({budget}) in {slots}{self._launcher.place}", f"  {study.directory}"]
         if study.resumed:
-            print(f"  It goes on: {done} of {study.total} trials are finished.")
-        for note in (*space.notes, *_advice(space, options)):
-            print(f"  Note: {note}")
+            lines.append(f"  It goes on: {done} of {study.total} trials are finished.")
+        lines += [f"  Note: {note}" for note in (*space.notes, *_advice(space, options))]
+        # A study's name and folder are whatever somebody wrote into a storage that others share.
+        print(printable("\n".join(lines)))
         sys.stdout.flush()
         return make_display(
             total=study.total,
@@ -244,9 +245,12 @@ class Controller:
         )
         try:
             self._observer.sweep_ended(ended)
+            if finished:
+                # Only now: killed before, the same command comes here again, and does not begin another sweep.
+                self._study.mark_finished()
         finally:
             # Whatever becomes of records kept elsewhere, the user sees what came out.
-            print(summary(ended, self._messages))
+            print(printable(summary(ended, self._messages)))
             if not finished:
                 print(f"To go on:\n  {_command()}")
             sys.stdout.flush()
@@ -283,7 +287,7 @@ class Controller:
         while True:
             self._react(requests)
             self._fill()
-            if not self._running and (self._stopping or self._study.finish_if_done()):
+            if not self._running and (self._stopping or self._study.is_done()):
                 return
             if self._running:
                 self._idle_since = None
@@ -395,7 +399,8 @@ class Controller:
             max_retries=self._options.max_retries,
             stopping=self._stopping is not None,
         )
-        self._display.ended(claimed.number, outcome, answer.seconds)
+        if not outcome.state.final:
+            self._display.ended(claimed.number, outcome, answer.seconds)
         if isinstance(answer.ending, Killed) and self._stopping is None:
             # Ctrl-C reached another launcher before it reached this process.
             self._stop("interrupted")
@@ -418,8 +423,13 @@ class Controller:
         """Records the end of a trial, or that it was interrupted."""
         # The observer first: a trial that the study calls final must have been told everywhere.
         self._tell_observer(claimed, directory, outcome, answer)
-        if not self._study.finish(claimed, outcome, answer.unstored):
-            self._display.say(f"#{claimed.number} was taken over by another controller: its end is not recorded here")
+        recorded = self._study.finish(claimed, outcome, answer.unstored)
+        if outcome.state.final:
+            # Shown last: what is shown as finished is not run again, whatever is killed now.
+            if recorded:
+                self._display.ended(claimed.number, outcome, answer.seconds)
+            else:
+                self._display.dropped(claimed.number)
 
     def _drop(self, claimed: Claimed) -> None:
         """Forgets a trial that others took over while this controller was suspended, or cut off."""

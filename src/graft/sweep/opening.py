@@ -49,8 +49,7 @@ def open_sweep(
             unfinished = [
                 study.study_name
                 for study in summaries.values()
-                if study.user_attrs.get(IDENTITY, {}).get("digest") == identity.digest
-                and not study.user_attrs.get(FINISHED)
+                if _digest(study) == identity.digest and not study.user_attrs.get(FINISHED)
             ]
             name = unfinished[-1] if unfinished else _new_name(job_name, summaries)
         existing = name in summaries and not _is_stillborn(opened, summaries[name])
@@ -64,6 +63,12 @@ def open_sweep(
     return ControllerLock(storage, opened)(open_or_create)
 
 
+def _digest(study: Any) -> str | None:
+    """Of what a study is a sweep of; None for one that Graft did not make, whatever its attributes hold."""
+    recorded = study.user_attrs.get(IDENTITY)
+    return recorded.get("digest") if isinstance(recorded, dict) else None
+
+
 def _is_stillborn(opened: BaseStorage, study: Any) -> bool:
     """Whether `study` was created by a controller that died before it could say what the sweep is."""
     return not study.user_attrs.keys() - {DIRECTORY} and opened.get_n_trials(study._study_id) == 0
@@ -71,7 +76,7 @@ def _is_stillborn(opened: BaseStorage, study: Any) -> bool:
 
 def _refuse_if_another(name: str, study: Any, identity: Identity, options: SweepOptions) -> None:
     recorded = study.user_attrs.get(IDENTITY)
-    if recorded is None:
+    if _digest(study) is None:
         raise ConfigError(
             f"hydra.sweeper.study_name={name} exists in {options.storage or 'the storage'} and is not a sweep of "
             "Graft's. Allowed: a new name, or the name of a sweep to go on with."

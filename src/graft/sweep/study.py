@@ -267,12 +267,14 @@ class SweepStudy:
             )
         return records
 
-    def finish_if_done(self) -> bool:
-        """Marks the sweep as finished once all of its trials are, and says whether they are."""
-        done = all(trial.state.is_finished() for _, _, trial in self._trials())
-        if done and not self._root.user_attrs.get(FINISHED):
+    def is_done(self) -> bool:
+        """Whether all of its trials are finished."""
+        return all(trial.state.is_finished() for _, _, trial in self._trials())
+
+    def mark_finished(self) -> None:
+        """Says that nothing is left of the sweep, so that its command begins another one. May be called twice."""
+        if not self._root.user_attrs.get(FINISHED):
             self._root.set_user_attr(FINISHED, True)
-        return done
 
     # -- Controllers ----------------------------------------------------------------------------
 

@@ -34,9 +34,11 @@ class GraftSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         from graft import disk
         from graft.errors import GraftError
+        from graft.output import keep_output_going
         from graft.sweep.batches import BatchLauncher
         from graft.sweep.controller import run_sweep
 
+        keep_output_going()
         assert self.hydra_context is not None
         assert self.task_function is not None
         assert self.config is not None
