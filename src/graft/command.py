@@ -38,7 +38,7 @@ def exit_statuses(config_dir: Path) -> Iterator[None]:
         config_dir: The application's configuration folder, where the nearest right names come from.
 
     Raises:
-        SystemExit: In place of an error that is told in words. One that is a mistake of ours goes through.
+        SystemExit: in place of an error that is told in words. One that is a mistake of ours goes through.
     """
     try:
         yield
