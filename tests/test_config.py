@@ -105,8 +105,8 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (
         ["dataset.name=digit"],
         [
-            "dataset.name=digit: allowed are digits, image_folder, fashion_mnist, and with dataset.source=tfds any "
-            "name of TFDS's; did you mean digits?"
+            "dataset.name=digit: allowed are digits, image_folder, fashion_mnist, and with dataset=tfds (in a file, "
+            "source: tfds) any name of TFDS's; did you mean digits?"
         ],
     ),
     (["dataset.name=3"], ["dataset.name=3: allowed are digits, image_folder, "]),

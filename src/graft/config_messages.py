@@ -75,7 +75,7 @@ def _describe_tag(problem: Any, key: str, value: Any, root: Model) -> str:
     more = ""
     if tagged == "source" and group.get("source") in (None, group.get("name")):
         # A data set's source follows its name where it is left out. Sets of TFDS have names of their own.
-        tagged, more = "name", f", and with {key}.source=tfds any name of TFDS's"
+        tagged, more = "name", f", and with {key}=tfds (in a file, source: tfds) any name of TFDS's"
         tags.remove("tfds")
     allowed = f"allowed are {', '.join(tags)}{more}"
     given = _written(group.get(tagged))
