@@ -69,6 +69,15 @@ def test_a_mistake_gets_status_2_and_the_right_name(train: Command, home: Path, 
     assert not (home / "mlruns" / "mlflow.db").exists()
 
 
+def test_a_mistake_beside_a_file_of_ones_own_is_the_only_one(train: Command, tmp_path: Path) -> None:
+    (tmp_path / "a folder" / "head").mkdir(parents=True)
+    (tmp_path / "a folder" / "head" / "wide.yaml").write_text("# @package _global_\nhead_width: 1024\n")
+    done = train("--config-dir", "a folder", "head=wide", "epochss=3", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["epochss=3: there is no such key; did you mean epochs?"]
+    assert "wide; did you mean wide?" in train("--config-dir", "a folder", "head=wid", cwd=tmp_path).stderr
+
+
 def test_it_works_from_another_working_directory(train: Command, tmp_path: Path) -> None:
     done = train("learning_rat=1", cwd=tmp_path)
     assert done.returncode == 2

@@ -32,9 +32,9 @@ FROZEN = TrialRow(
 )
 
 
-def printed(*trials: TrialRow, width: int = 80, server: str | None = None) -> str:
+def printed(*trials: TrialRow, width: int = 80, server: str | None = None, **more: Any) -> str:
     console = PlainConsole(file=io.StringIO(), width=width)
-    show(Comparison("sweep", "1" * 32, "1", trials, (), ui=server or UI, served=server is not None), console)
+    show(Comparison("sweep", "1" * 32, "1", trials, (), ui=server or UI, served=server is not None, **more), console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -58,6 +58,32 @@ def test_a_trial_that_failed_before_its_params_were_recorded_varies_nothing() ->
 def test_the_best_trial_comes_with_the_command_that_proves_it() -> None:
     better = replace(FROZEN, number=1, run_id="f" * 32, best_val_accuracy=0.95)
     assert f"graft rerun {'f' * 32} --verify\n" in printed(FROZEN, better)
+
+
+def test_a_sweep_that_went_by_another_objective_says_so_and_shows_it() -> None:
+    quick, slow = (
+        replace(FROZEN, number=number, best_val_accuracy=accuracy, objectives={"total_seconds": seconds})
+        for number, accuracy, seconds in ((0, 0.90, 12.5), (1, 0.95, 99.25))
+    )
+    unfinished = replace(FROZEN, number=2, state="pruned", best_val_accuracy=0.99)
+    text = printed(quick, slow, unfinished, width=120, best_trial=0, objectives={"total_seconds": "minimize"})
+    assert "Trials, best validation accuracy first" in text
+    assert text.index("99.25") < text.index("12.5")  # a column, in the order of the accuracies
+    best = "Best       trial 0: frozen lr=0.001 w=512 d=0\n"
+    assert f"{best}           chosen by the sweep's objective, total_seconds (minimize) = 12.5, not by valid" in text
+    both = {"best_val_accuracy": "maximize", "total_seconds": "minimize"}
+    text = printed(quick, slow, width=120, best_trial=0, objectives=both)
+    assert "one of those that no other trial beats in all of the sweep's objectives: best_val_accuracy (max" in text
+    assert "chosen by another objective of the sweep, not by validation accuracy" in printed(quick, slow, best_trial=0)
+
+
+@pytest.mark.parametrize("recorded", [{}, {"best_val_accuracy": "maximize"}])
+def test_a_sweep_that_went_by_validation_accuracy_needs_no_words_about_it(recorded: dict[str, str]) -> None:
+    better = replace(FROZEN, number=1, best_val_accuracy=0.95)
+    unfinished = replace(FROZEN, number=2, state="pruned", best_val_accuracy=0.99)
+    text = printed(FROZEN, better, unfinished, best_trial=1, objectives=recorded)
+    assert "Trials, best first" in text
+    assert "chosen by" not in text
 
 
 def test_pages_that_a_server_shows_need_no_make_ui() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
 from graft.backbones import handle
@@ -18,17 +18,25 @@ from graft.paths import CHECKOUT
 MakeConfig = Callable[..., Config]
 
 
+def wants_photos(file: Path) -> bool:
+    """Whether a data set is a folder that this machine does not have."""
+    values = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    assert isinstance(values, dict)
+    dataset = values.get("dataset", values)
+    return dataset.get("name") == "image_folder" and not (CHECKOUT / str(dataset.get("path"))).is_dir()
+
+
 def test_every_option_of_every_group_makes_a_configuration(make_config: MakeConfig, tmp_path: Path) -> None:
     needs = {
         ("backbone", "custom"): ["backbone.url=/models/mine"],
-        ("dataset", "image_folder"): [f"dataset.path={tmp_path}"],
         ("dataset", "tfds"): ["dataset.name=cifar10"],
         ("tracking", "server"): ["tracking.uri=http://127.0.0.1:5000"],
     }
     seen = 0
     for group in ("backbone", "dataset", "features", "head", "loop", "optimizer", "tracking", "experiments"):
         for file in sorted((CHECKOUT / "conf" / group).glob("*.yaml")):
-            make_config(f"{group}={file.stem}", *needs.get((group, file.stem), []))
+            own = [f"dataset.path={tmp_path}"] if group == "dataset" and wants_photos(file) else []
+            make_config(f"{group}={file.stem}", *own, *needs.get((group, file.stem), []))
             seen += 1
     assert seen >= 15
     assert make_config("+size=smoke").epochs == 2
@@ -96,8 +104,21 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["+dataset.imagesize=3"], ["dataset.imagesize=3: there is no such key; did you mean image_size?"]),
     (
         ["dataset.name=digit"],
-        ["dataset.name=digit: allowed are digits, image_folder, fashion_mnist, tfds; did you mean digits?"],
+        [
+            "dataset.name=digit: allowed are digits, image_folder, fashion_mnist, and with dataset=tfds (in a file, "
+            "source: tfds) any name of TFDS's; did you mean digits?"
+        ],
     ),
+    (["dataset.name=3"], ["dataset.name=3: allowed are digits, image_folder, "]),
+    (["~dataset.name"], ["dataset.name is not set; allowed are digits, image_folder, "]),
+    (
+        ["dataset=image_folder", "dataset.path=.", "+dataset.source=image_folder", "dataset.name=image_folders"],
+        ["dataset.name=image_folders: allowed is image_folder; did you mean image_folder?"],
+    ),
+    (["+dataset.source=digit"], ["dataset.source=digit: allowed are digits, ", "; did you mean digits?"]),
+    (["optimizer.name=adm"], ["optimizer.name=adm: allowed are adam, adamw, sgd; did you mean adam?"]),
+    (["+image_size=64"], ["image_size=64: there is no such key; did you mean dataset.image_size?"]),
+    (["+foo.bar=1"], ["foo={'bar': 1}: there is no such key"]),
     (["dataset.on_corrupt=skp"], ["dataset.on_corrupt=skp: allowed is error or skip"]),
     (
         ["dataset.train_fraction=0.7"],
@@ -138,6 +159,40 @@ def test_wrong_values_are_named_with_what_is_allowed(
         make_config(*overrides)
     for text in texts:
         assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("group", "text", "answer"),
+    [
+        (
+            "head",
+            "head_width: 1024\ndropout_rate: 0.2\n",
+            "head={'head_width': 1024, 'dropout_rate': 0.2}: there is no such key; a file of head/ sets keys of the "
+            "top level if its first line is # @package _global_",
+        ),
+        ("mine", "epochs: 3\n", "mine={'epochs': 3}: there is no such key; a file of mine/ sets keys of the top level"),
+        (
+            "dataset",
+            "name: digits\ndefault_learning_rates:\n  frozen: 0.1\n  finetuned: 0.1\n",
+            "there is no such key; default_learning_rates is a key of the top level, which a file sets if its first "
+            "line is # @package _global_",
+        ),
+        (
+            "dataset",
+            "# @package _global_\nname: digits\nimage_size: 96\n",
+            "image_size=96: there is no such key; did you mean dataset.image_size?",
+        ),
+    ],
+)
+def test_a_file_whose_keys_are_one_level_off_is_told_by_its_first_line(
+    compose_config: Callable[..., DictConfig], tmp_path: Path, group: str, text: str, answer: str
+) -> None:
+    (tmp_path / group).mkdir()
+    (tmp_path / group / "own.yaml").write_text(text)
+    chosen = f"{'+' if group == 'mine' else ''}{group}=own"
+    with pytest.raises(ConfigError) as caught:
+        from_hydra(compose_config(chosen, f"hydra.searchpath=[file://{tmp_path}]"))
+    assert answer in str(caught.value)
 
 
 def test_numbers_of_a_group_hold_for_its_own_url_alone(make_config: MakeConfig) -> None:

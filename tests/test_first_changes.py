@@ -55,6 +55,8 @@ def test_a_head_a_data_set_and_a_metric(tiny_backbone: Path, home: Path, tmp_pat
         "dropout_rate": "0.2",
         "dataset.image_size": "96",
     }
+    (sweep,) = client.search_runs([experiment.experiment_id], "tags.`graft.kind` = 'sweep'")
+    assert json.loads(sweep.data.tags["graft.objectives"]) == {"test_balanced_accuracy": "maximize"}
     (folder,) = home.glob("mlruns/sweeps/*/*/0")
     rows = json.loads((folder / "confusion.json").read_text())["counts"]
     expected = sum(row[label] / sum(row) for label, row in enumerate(rows)) / len(rows)

@@ -6,6 +6,7 @@ command has the same, and 3: a verified rerun diverged.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -39,7 +40,7 @@ def exit_statuses(config_dir: Path) -> Iterator[None]:
         config_dir: The application's configuration folder, where the nearest right names come from.
 
     Raises:
-        SystemExit: In place of an error that is told in words. One that is a mistake of ours goes through.
+        SystemExit: in place of an error that is told in words. One that is a mistake of ours goes through.
     """
     keep_output_going()
     try:
@@ -104,7 +105,7 @@ def _composition_problems(error: Exception, argv: Sequence[str], config_dir: Pat
                 f"in it than ASCII letters, digits and -_./ Hydra says: {_first_lines(unreadable)}"
             )
     while True:
-        composed, failure = _compose(args.config_name or "config", overrides, config_dir)
+        composed, failure = _compose(args.config_name or "config", overrides, config_dir, args.config_dir)
         if failure is None:
             break
         at_fault = _at_fault(failure, overrides)
@@ -131,8 +132,14 @@ def _options_of_group(override: Override, config_dir: Path) -> list[str]:
     )
 
 
-def _compose(name: str, overrides: list[str], config_dir: Path) -> tuple[DictConfig, Exception | None]:
+def _compose(
+    name: str, overrides: list[str], config_dir: Path, own_dir: str | None
+) -> tuple[DictConfig, Exception | None]:
+    """What Hydra composes with `own_dir`, the folder of ``--config-dir``, or why it does not."""
     GlobalHydra.instance().clear()
+    if own_dir is not None and not any(text.startswith("hydra.searchpath=") for text in overrides):
+        # JSON's quotes are those of Hydra's grammar, too.
+        overrides = [*overrides, f"hydra.searchpath=[{json.dumps(f'file://{Path(own_dir).absolute()}')}]"]
     try:
         with initialize_config_dir(str(config_dir), version_base="1.3"):
             return compose(name, overrides=overrides, return_hydra_config=True), None

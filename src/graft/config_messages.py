@@ -6,12 +6,17 @@ the field has.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from graft.paths import CHECKOUT
 from graft.suggestions import did_you_mean
+
+GLOBAL = "# @package _global_"
+"""The first line of a file that sets keys of the top level, and not those of its own group."""
 
 Model = type[BaseModel]
 
@@ -21,22 +26,62 @@ def describe(problem: Any, root: Model) -> str:
     key, field, model = _field_of(problem["loc"], root)
     value = _written(problem["input"])
     if problem["type"] == "extra_forbidden":
-        return f"{key}={value}: there is no such key{did_you_mean(key.rsplit('.', 1)[-1], model.model_fields)}"
+        return f"{key}={value}: there is no such key{_instead(key, value, model, root)}"
     if problem["type"] == "missing" and isinstance(problem["loc"][-1], str):
         return describe_missing(key, root)
-    if problem["type"] == "union_tag_invalid":
-        tag, allowed = problem["ctx"]["tag"], problem["ctx"]["expected_tags"].replace("'", "")
-        # A data set's source follows its name where it is left out.
-        tagged = "name" if isinstance(value, dict) and value.get("name") == tag else problem["ctx"]["discriminator"]
-        return f"{key}.{tagged.strip(chr(39))}={tag}: allowed are {allowed}{did_you_mean(tag, allowed.split(', '))}"
+    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return _describe_tag(problem, key, value, root)
     shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
     if problem["type"] == "value_error":
         text = str(problem["ctx"]["error"])
         return f"{key}={shown}: {text}" if field is not None else f"{key}: {text}" if key else text
+    if problem["type"] == "literal_error" and field is not None and not field.description:
+        words = _words_of(field.annotation)
+        allowed = f"allowed {'is' if len(words) == 1 else 'are'} {', '.join(words)}"
+        return f"{key}={shown}: {allowed}{did_you_mean(str(value), words)}"
     if field is None or not field.description:
         return f"{key}={shown}: {problem['msg'].lower()}"
     near = did_you_mean(value, _words_of(field.annotation)) if isinstance(value, str) else ""
     return f"{key}={shown}: allowed is {field.description}{near}"
+
+
+def _instead(key: str, value: Any, model: Model, root: Model) -> str:
+    """What was meant by a key of `model` that does not exist, as the end of a message."""
+    group, _, name = key.rpartition(".")
+    if group and name in root.model_fields:
+        return f"; {name} is a key of the top level, which a file sets if its first line is {GLOBAL}"
+    if not group and isinstance(value, Mapping) and _meant_for_the_top(key, value, root):
+        return f"; a file of {key}/ sets keys of the top level if its first line is {GLOBAL}"
+    holders = [held for held, field in root.model_fields.items() if _has(field, name)]
+    if not group and len(holders) == 1:
+        return f"; did you mean {holders[0]}.{name}?"
+    return did_you_mean(name, model.model_fields)
+
+
+def _meant_for_the_top(group: str, value: Mapping[Any, Any], root: Model) -> bool:
+    """Whether `value` is what a file of `group` says, which only lacks its first line."""
+    return (CHECKOUT / "conf" / group).is_dir() or any(name in root.model_fields for name in value)
+
+
+def _has(field: FieldInfo, name: str) -> bool:
+    return any(name in group.model_fields for group in _groups_of(field.annotation))
+
+
+def _describe_tag(problem: Any, key: str, value: Any, root: Model) -> str:
+    """A choice of groups whose tag, such as the name of an optimiser, is none of the right ones, or is not there."""
+    group = value if isinstance(value, Mapping) else {}
+    tagged = problem["ctx"]["discriminator"].strip("'")
+    tags = [tag for each in _groups_of(root.model_fields[key].annotation) for tag in _tags_of(each)]
+    more = ""
+    if tagged == "source" and group.get("source") in (None, group.get("name")):
+        # A data set's source follows its name where it is left out. Sets of TFDS have names of their own.
+        tagged, more = "name", f", and with {key}=tfds (in a file, source: tfds) any name of TFDS's"
+        tags.remove("tfds")
+    allowed = f"allowed are {', '.join(tags)}{more}"
+    given = _written(group.get(tagged))
+    if given is None:
+        return f"{key}.{tagged} is not set; {allowed}"
+    return f"{key}.{tagged}={given}: {allowed}{did_you_mean(str(given), tags)}"
 
 
 def _written(value: Any) -> Any:

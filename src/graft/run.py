@@ -1,4 +1,4 @@
-"""One run: the one place where the configuration becomes objects.
+"""One run, from its beginning to its end: checked, prepared by `graft.preparation`, trained and recorded.
 
 `train` is the task of `train.py`: it checks, records and runs. `run` is for programs that bring their own
 configuration and recorder.

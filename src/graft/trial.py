@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from graft.sweep.reporting import Reporter
 
 StopReason = Literal["pruned", "interrupted"]
+"""As `graft.loop.result.StopReason`, which is written out again there: a loop knows no sweep, and a sweep no loop."""
 
 TICKET_VARIABLE = "GRAFT_TRIAL_TICKET"
 """Environment variable that names the ticket file of a job run by a third-party launcher."""

@@ -556,5 +556,16 @@ def test_the_best_trial_is_the_one_that_the_sweep_calls_so(records: Records) -> 
     sweep.store.client.set_tag(sweep.parent, "graft.best_trial", "1")
     assert "Best       trial 1" in sweep.graft("compare").stdout
     assert "0.8000 on the validation images; the sweep chose it by another objective" in sweep.report().text
+    sweep.store.client.set_tag(sweep.parent, "graft.objectives", '{"test_loss": "minimize"}')
+    for run, loss in zip(sweep.runs, (0.7, 0.25), strict=True):
+        sweep.store.client.log_metric(run, "test_loss", loss)
+    assert "by the sweep's objective, test_loss (minimize) = 0.25, not by" in sweep.graft("compare").stdout
+    assert "the sweep chose it by another objective (test_loss)" in sweep.report().text
+    compared = json.loads(sweep.graft("compare", "--json").stdout)
+    assert (compared["objectives"], compared["trials"][0]["objectives"]) == (
+        {"test_loss": "minimize"},
+        {"test_loss": 0.7},
+    )
+    sweep.store.client.set_tag(sweep.parent, "graft.objectives", "[1")
     sweep.store.client.set_tag(sweep.parent, "graft.best_trial", "x")
     assert "Best       trial 0" in sweep.graft("compare").stdout

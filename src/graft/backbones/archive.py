@@ -50,8 +50,8 @@ def unpack(archive: Path, folder: Path) -> None:
         folder: Empty.
 
     Raises:
-        Refused: With the reason. Nothing was written, unless the file changed meanwhile.
-        OSError: If the archive cannot be read or the folder cannot be written.
+        Refused: with the reason. Nothing was written, unless the file changed meanwhile.
+        OSError: if the archive cannot be read or the folder cannot be written.
     """
     with archive.open("rb") as file, _damage():
         members = _looked_through(file)

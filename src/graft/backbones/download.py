@@ -76,9 +76,9 @@ def fetch(address: str, target: Path, title: str) -> None:
         title: What the progress is called.
 
     Raises:
-        Refused: For an address that is none, and what the server says about it that is not going to change.
-        Unreachable: If the network or the server failed in all attempts.
-        OSError: If `target` cannot be written.
+        Refused: for an address that is none, and what the server says about it that is not going to change.
+        Unreachable: if the network or the server failed in all attempts.
+        OSError: if `target` cannot be written.
     """
     console = Console(stderr=True)
     columns = (

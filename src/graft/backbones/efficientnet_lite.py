@@ -67,7 +67,7 @@ def build(name: str, weights: Mapping[str, NDArray[np.generic]]) -> EfficientNet
     """The EfficientNet-Lite called `name`, one of `WIDTH_AND_DEPTH`, with the given state dict of the torch port.
 
     Raises:
-        ValueError: If a weight is missing, has another shape, or is left over. The ImageNet classifier
+        ValueError: if a weight is missing, has another shape, or is left over. The ImageNet classifier
             (`_fc`) and torch's step counters are expected to be.
     """
     state = _StateDict(weights)

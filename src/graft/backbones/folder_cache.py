@@ -32,8 +32,8 @@ def ensure(folder: Path, build: Callable[[Path], None], digest: Callable[[Path],
         digest: Of what the folder is for, in hexadecimal; raises OSError where something is missing.
 
     Raises:
-        OSError: If the folder cannot be written.
-        Exception: What `build` raises; nothing is left of its work then.
+        OSError: if the folder cannot be written.
+        Exception: whatever `build` raises; nothing is left of its work then.
     """
     # It is read by its path later, so it has to stay while this process lives.
     if marks.hold(folder) and is_whole(folder, digest):
@@ -74,7 +74,7 @@ def digest_of(folder: Path) -> str:
     """The digest of what `ensure` put into `folder`, as it was checked then.
 
     Raises:
-        OSError: If there is no such folder.
+        OSError: if there is no such folder.
     """
     return str(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"])
 

@@ -40,7 +40,7 @@ def remote(url: str) -> Remote | None:
     """The module that `url` names, or None if it is the name of something on this machine.
 
     Raises:
-        ConfigError: For a handle of Kaggle's that is incomplete, a scheme other than http and https, a password in the
+        ConfigError: for a handle of Kaggle's that is incomplete, a scheme other than http and https, a password in the
             address, and a module that says in its handle that it is none.
     """
     if url.startswith(KAGGLE_PREFIX):

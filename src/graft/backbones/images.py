@@ -30,8 +30,8 @@ def images_of(backbone: Backbone, image_size: int | None = None) -> Images:
         image_size: Height and width in pixels that the data set asks for, if it does.
 
     Raises:
-        ConfigError: If neither says it, or they contradict each other; and as `check`.
-        FatalError: As `check`.
+        ConfigError: if neither says it, or they contradict each other; and as `check`.
+        FatalError: as `check`.
     """
     source.check(backbone)
     problems: list[str] = []

@@ -125,8 +125,8 @@ def read(folder: Path) -> Interface:
     """What the SavedModel in `folder` says of itself; nothing at all if its graph is kept as text.
 
     Raises:
-        Damaged: If `saved_model.pb` is no SavedModel.
-        OSError: If it cannot be read.
+        Damaged: if `saved_model.pb` is no SavedModel.
+        OSError: if it cannot be read.
     """
     graph = folder / "saved_model.pb"
     return parse(graph.read_bytes()) if graph.is_file() else Interface()
@@ -147,7 +147,7 @@ def parse(saved_model: bytes) -> Interface:
     """What the content of a `saved_model.pb` says.
 
     Raises:
-        Damaged: If it is no SavedModel.
+        Damaged: if it is no SavedModel.
     """
     if not saved_model:
         raise Damaged("it is empty")

@@ -46,10 +46,10 @@ def hub_layer(
         [batch, width], also where Keras' global policy is mixed precision. It takes `training=`.
 
     Raises:
-        ConfigError: If TensorFlow cannot load the SavedModel, or it cannot be called on such images,
+        ConfigError: if TensorFlow cannot load the SavedModel, or it cannot be called on such images,
             gives no feature vector, gives one of another width than `feature_width`, should be
             trained and cannot be, or should be with a `batch_norm_momentum` that it does not take.
-        MemoryError, ResourceExhaustedError: If there is no memory for it, which is no fault of the module.
+        MemoryError, ResourceExhaustedError: if there is no memory for it, which is no fault of the module.
     """
     # Late, because TensorFlow takes seconds to import and a configuration is checked without it.
     import tensorflow as tf

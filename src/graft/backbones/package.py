@@ -61,7 +61,7 @@ def find(name: str) -> Path:
     """The weights file of a package in `PACKAGES`, found without importing any code of the package.
 
     Raises:
-        ConfigError: If the package, or the file in it, is not installed.
+        ConfigError: if the package, or the file in it, is not installed.
     """
     package = PACKAGES[name]
     try:
@@ -90,8 +90,8 @@ def converted(name: str) -> Path:
     """The folder in the cache that holds the backbone as a TF2 SavedModel, made if it is not there.
 
     Raises:
-        ConfigError: If the installed weights are missing or are other ones than they should be.
-        FatalError: If the cache cannot be written.
+        ConfigError: if the installed weights are missing or are other ones than they should be.
+        FatalError: if the cache cannot be written.
     """
     kept = folder(name)
     try:
@@ -110,7 +110,7 @@ def parameters(name: str) -> int:
     """How many numbers the backbone's variables hold, counted in its weights.
 
     Raises:
-        ConfigError: As `converted`.
+        ConfigError: as `converted`.
     """
     # Everything of the file but the classifier and torch's step counters, which are whole numbers.
     return sum(

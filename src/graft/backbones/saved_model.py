@@ -21,7 +21,7 @@ def content_digest(folder: Path) -> str:
     times of the files. Files of 100 MB take a fraction of a second, the first time in a process.
 
     Raises:
-        OSError: If a file cannot be read.
+        OSError: if a file cannot be read.
     """
     files = [folder / name for name in GRAPH_FILES]
     files += [file for name in LOADED_FOLDERS for file in (folder / name).rglob("*")]

@@ -85,9 +85,9 @@ def check(backbone: Backbone) -> None:
     """Finds what is wrong with `backbone` as far as that needs no TensorFlow; downloads and unpacks it for that.
 
     Raises:
-        ConfigError: For a handle of an unknown kind, an unknown or missing package, what is no TF2 SavedModel or no
+        ConfigError: for a handle of an unknown kind, an unknown or missing package, what is no TF2 SavedModel or no
             feature vector, and content of another digest than `backbone.sha256`.
-        FatalError: If it cannot be downloaded now, or the cache cannot be written.
+        FatalError: if it cannot be downloaded now, or the cache cannot be written.
     """
     name = _package_name(backbone)
     if (own := _trained_name(backbone)) is not None:
@@ -110,8 +110,8 @@ def resolve(backbone: Backbone) -> SavedBackbone:
     is killed leaves nothing behind that is read later.
 
     Raises:
-        ConfigError: As `check`; and for a package whose weights are damaged.
-        FatalError: As `check`.
+        ConfigError: as `check`; and for a package whose weights are damaged.
+        FatalError: as `check`.
     """
     name = _package_name(backbone)
     if (own := _trained_name(backbone)) is not None:
@@ -132,8 +132,8 @@ def interface_of(backbone: Backbone) -> Interface:
     """What the module of `backbone` says of itself; one that Graft makes, and may not have made, says what all do.
 
     Raises:
-        ConfigError: As `check`.
-        FatalError: As `check`.
+        ConfigError: as `check`.
+        FatalError: as `check`.
     """
     if _package_name(backbone) is not None or _trained_name(backbone) is not None:
         return Interface(callable=True, parameters=None)
@@ -145,7 +145,7 @@ def range_of(backbone: Backbone) -> tuple[float, float] | None:
     """What black and white are by the convention of where `backbone` comes from; None where there is none.
 
     Raises:
-        ConfigError: If its handle is none.
+        ConfigError: if its handle is none.
     """
     if _package_name(backbone) is not None or _trained_name(backbone) is not None:
         return HUB_RANGE
@@ -157,8 +157,8 @@ def kept(backbone: Backbone) -> Path | None:
     """The folder of the SavedModel of `backbone`, if it is there already: nothing is made or downloaded.
 
     Raises:
-        ConfigError: If its handle is none.
-        OSError: If it is an archive that cannot be read.
+        ConfigError: if its handle is none.
+        OSError: if it is an archive that cannot be read.
     """
     name = _package_name(backbone)
     if name is not None:
@@ -181,8 +181,8 @@ def known_digest(backbone: Backbone) -> str | None:
     """The digest of `backbone`, if that can be known without making or downloading it.
 
     Raises:
-        ConfigError: If its handle is none.
-        OSError: If it is there and cannot be read.
+        ConfigError: if its handle is none.
+        OSError: if it is there and cannot be read.
     """
     name = _package_name(backbone)
     if name is not None:
@@ -199,8 +199,8 @@ def digest(backbone: Backbone) -> str:
     What comes from elsewhere is looked at and not loaded.
 
     Raises:
-        ConfigError: As `check`.
-        FatalError: As `check`.
+        ConfigError: as `check`.
+        FatalError: as `check`.
     """
     check(backbone)
     if (name := _package_name(backbone)) is not None:

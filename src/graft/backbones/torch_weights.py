@@ -53,7 +53,7 @@ def parse(data: bytes) -> dict[str, NDArray[np.generic]]:
         [output, input, height, width]). The arrays are read-only views into `data`.
 
     Raises:
-        TorchFileError: With the reason; for any other bytes than those described above.
+        TorchFileError: with the reason; for any other bytes than those described above.
     """
     stream = io.BytesIO(data)
     if _unpickle(stream) != MAGIC_NUMBER:

@@ -25,7 +25,7 @@ def made(name: str) -> Path:
     """The folder in the cache that holds the backbone as a TF2 SavedModel; trained, once, if it is not there.
 
     Raises:
-        FatalError: If the cache cannot be written.
+        FatalError: if the cache cannot be written.
     """
     kept = folder(name)
     try:

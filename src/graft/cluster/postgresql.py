@@ -98,7 +98,7 @@ class PostgreSQL:
         """Refuses what would keep it from starting.
 
         Raises:
-            ConfigError: The server, or Python's driver for it, is not installed.
+            ConfigError: if the server, or Python's driver for it, is not installed.
         """
         if importlib.util.find_spec("psycopg") is None:
             raise ConfigError("Python's driver for PostgreSQL is not installed: pip install 'graft[postgres]'")

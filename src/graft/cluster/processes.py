@@ -69,14 +69,14 @@ class Server(Protocol):
         """Ends what is left of one that was killed.
 
         Raises:
-            FatalError: It does not end.
+            FatalError: if it does not end.
         """
 
     def start(self) -> None:
         """Starts it, and waits until it answers.
 
         Raises:
-            FatalError: It ended instead, or takes too long.
+            FatalError: if it ended instead, or takes too long.
         """
 
     def answers(self) -> bool:
@@ -86,7 +86,7 @@ class Server(Protocol):
         """Ends it, if it runs, and waits until it has.
 
         Raises:
-            FatalError: It does not end.
+            FatalError: if it does not end.
         """
 
 
@@ -94,7 +94,7 @@ def wait_until(answers: Callable[[], bool], started: subprocess.Popen[bytes], se
     """Returns when a server that was `started` answers.
 
     Raises:
-        FatalError: It ended instead, or takes too long.
+        FatalError: if it ended instead, or takes too long.
     """
     deadline = time.monotonic() + START_PATIENCE_SECONDS
     while not answers():

@@ -1,4 +1,7 @@
-"""Starts and stops both servers. What runs is looked for among the processes, so nothing that a crash left misleads."""
+"""Starts and stops PostgreSQL and MLflow's server.
+
+What runs is looked for among the processes, so nothing that a crash left misleads.
+"""
 
 from __future__ import annotations
 
@@ -77,8 +80,8 @@ def up(postgres_port: int | None = None, mlflow_port: int | None = None) -> None
         mlflow_port: Likewise MLflow.
 
     Raises:
-        ConfigError: Something is missing, a port is taken, or they run on another machine; nothing was started.
-        FatalError: A server does not start, one that runs does not answer, or one that was killed does not end.
+        ConfigError: if something is missing, a port is taken, or they run on another machine; nothing was started.
+        FatalError: if a server does not start, one that runs does not answer, or one that was killed does not end.
     """
     folder = _folder()
     if not folder.exists():
@@ -115,8 +118,8 @@ def down() -> None:
     """Stops what runs, MLflow first, which needs the other; says what it did. The data stays.
 
     Raises:
-        ConfigError: They run on another machine.
-        FatalError: One does not end.
+        ConfigError: if they run on another machine.
+        FatalError: if one does not end.
     """
     folder = _folder()
     if not folder.is_dir():
@@ -190,7 +193,7 @@ def _kept(folder: Path) -> Cluster | None:
     """What was started last and not stopped; None if there is nothing.
 
     Raises:
-        ConfigError: It was started on another machine, which has the same folder. Two servers would ruin the data.
+        ConfigError: if it was started on another machine, which has the same folder. Two servers would ruin the data.
     """
     try:
         kept = json.loads(_kept_in(folder).read_text())

@@ -6,8 +6,8 @@ import json
 import math
 import shlex
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import quote
 
@@ -17,9 +17,10 @@ from graft.errors import ConfigError
 from graft.loop.result import History, typical_epoch_seconds
 from graft.suggestions import did_you_mean
 from graft.tracking.mlflow_store import Run, Store, open_store
-from graft.tracking.tagged_run import REPORT_TAG
+from graft.tracking.tagged_run import OBJECTIVES_TAG, REPORT_TAG
 
 UI = "http://127.0.0.1:5000"  # where `make ui` serves
+BY_ACCURACY = {"best_val_accuracy": "maximize"}  # what a sweep optimises unless it is told otherwise
 COMPARED = 20  # runs on MLflow's page that compares them; more would make no address
 
 
@@ -30,7 +31,7 @@ class TrialRow:
     `epoch_seconds` is the median of its epochs as they ran, `epoch_seconds_live` what it would be with the backbone run
     on every image, `total_seconds` the whole trial as it ran, with the `extraction_seconds` that it paid
     for features. `test_images` and `training_images` are the sizes of splits, `overrides` what was asked for,
-    `checkpoint` the path or URI of the best one.
+    `checkpoint` the path or URI of the best one, `objectives` what the sweep optimised, by the metric's name.
     """
 
     number: int
@@ -52,6 +53,7 @@ class TrialRow:
     training_images: int | None = None
     extraction_seconds: float | None = None
     overrides: tuple[str, ...] = ()
+    objectives: dict[str, float] = field(default_factory=dict)
 
     @property
     def kind(self) -> str | None:
@@ -90,7 +92,8 @@ class Comparison:
 
     `ui` is where MLflow's pages are, `served` whether they are there without `make ui`, `options` what the `graft`
     command needs to find this record, and `report` the page that `graft report` wrote last. `best_trial` is the one
-    that the sweep calls the best, by its objective.
+    that the sweep calls the best, by its `objectives`: ``minimize`` or ``maximize`` by the metric's name, empty where a
+    record is older than that it says so.
     """
 
     sweep: str
@@ -103,6 +106,7 @@ class Comparison:
     options: tuple[str, ...] = ()
     report: str | None = None
     best_trial: int | None = None
+    objectives: dict[str, str] = field(default_factory=dict)
 
     @property
     def slow_down(self) -> float | None:
@@ -127,6 +131,16 @@ class Comparison:
             return named[0]
         scored = [trial for trial in self.trials if trial.best_val_accuracy is not None and trial.state == "complete"]
         return max(scored, key=lambda trial: trial.best_val_accuracy or 0.0, default=None)
+
+    @property
+    def best_by_accuracy(self) -> bool:
+        """Whether the best trial was chosen by validation accuracy, by which `ranked` goes."""
+        if self.objectives:
+            return self.objectives == BY_ACCURACY
+        best = self.best
+        return best is None or best.best_val_accuracy == max(
+            _validated(trial) for trial in self.trials if trial.state == "complete"
+        )
 
     @property
     def ranked(self) -> list[TrialRow]:
@@ -185,7 +199,8 @@ def read(store: Store, sweep: str | None) -> Comparison:
     name = parent.data.tags["graft.sweep"]
     numbered = {_trial_number(run.data.tags.get("graft.trial")): run for run in store.find(kind="trial", sweep=name)}
     numbers = sorted(number for number in numbered if number is not None)
-    trials = tuple(_row(store, numbered[number], number) for number in numbers)
+    objectives = _objectives(parent.data.tags.get(OBJECTIVES_TAG, ""))
+    trials = tuple(_row(store, numbered[number], number, objectives) for number in numbers)
     tracking = TrackingConfig(uri=store.uri, artifacts=None, experiment=store.experiment_name)
     served = store.uri.startswith("http")
     return Comparison(
@@ -199,6 +214,7 @@ def read(store: Store, sweep: str | None) -> Comparison:
         options=tuple(tracking.options()),
         report=parent.data.tags.get(REPORT_TAG),
         best_trial=_trial_number(parent.data.tags.get("graft.best_trial")),
+        objectives=objectives,
     )
 
 
@@ -211,7 +227,15 @@ def _trial_number(tag: str | None) -> int | None:
     return int(tag) if tag is not None and tag.isdecimal() else None
 
 
-def _row(store: Store, run: Run, number: int) -> TrialRow:
+def _objectives(tag: str) -> dict[str, str]:
+    """Empty where the record is older than the tag, or was edited."""
+    try:
+        return {str(name): str(direction) for name, direction in json.loads(tag).items()}
+    except (ValueError, AttributeError):
+        return {}
+
+
+def _row(store: Store, run: Run, number: int, objectives: Mapping[str, str]) -> TrialRow:
     # What is no number, as of a run that was edited, was not measured.
     metrics = {name: value for name, value in run.data.metrics.items() if math.isfinite(value)}
     tags = run.data.tags
@@ -238,6 +262,7 @@ def _row(store: Store, run: Run, number: int) -> TrialRow:
         training_images=_images(run, "training"),
         extraction_seconds=metrics.get("feature_extraction_seconds"),
         overrides=_words(tags.get("graft.overrides", "")),
+        objectives={name: metrics[name] for name in objectives if name in metrics},
     )
 
 

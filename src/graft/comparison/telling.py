@@ -15,6 +15,7 @@ from graft.comparison.record import Comparison, Side, TrialRow
 from graft.comparison.verdict import verdict
 from graft.console import PlainConsole
 
+IN_THE_TABLE = ("best_val_accuracy", "test_accuracy", "overfit_gap")  # whatever the objective is
 SHOWN = 20  # trials in the printed table; --json has all
 
 
@@ -50,11 +51,13 @@ def show(comparison: Comparison, console: PlainConsole) -> None:
             further = f"\n  {found.further}" if found.further else ""
             say(f"{found.which}\n{found.by_how_much}\n{found.how_sure}{further}\n{found.cost}")
     if len(comparison.sides) < 2 or len(comparison.trials) > 2:
-        console.print(_trials_table(comparison.ranked))
+        console.print(_trials_table(comparison))
     for failed in (trial for trial in comparison.trials if trial.state == "failed"):
         say(f"Trial {failed.number} failed ({failed.failure}): {failed.name}")
     if best := comparison.best:
         say(f"\nBest       trial {best.number}: {best.name}")
+        if not comparison.best_by_accuracy:
+            say(f"           {_chosen_by(comparison, best)}")
         say(f"Again      {rerun_command(best.run_id, *comparison.options)}")
         say(f"Checkpoint {best.checkpoint}")
     say(f"Curves     {'' if comparison.served else 'make ui, then '}{comparison.curves_page}")
@@ -92,16 +95,33 @@ def _sides_table(sides: Sequence[Side]) -> Table:
     return table
 
 
-def _trials_table(ranked: Sequence[TrialRow]) -> Table:
+def _chosen_by(comparison: Comparison, best: TrialRow) -> str:
+    if not comparison.objectives:  # an old record
+        return "chosen by another objective of the sweep, not by validation accuracy"
+    told = [
+        f"{name} ({direction}){f' = {_objective(best.objectives[name])}' if name in best.objectives else ''}"
+        for name, direction in comparison.objectives.items()
+    ]
+    if len(told) == 1:
+        return f"chosen by the sweep's objective, {told[0]}, not by validation accuracy"
+    return f"one of those that no other trial beats in all of the sweep's objectives: {', '.join(told)}"
+
+
+def _trials_table(comparison: Comparison) -> Table:
+    ranked = comparison.ranked
     # What differs between the trials, without what only follows from it.
     keys = sorted({key for trial in ranked for key in trial.params})
     told = [trial for trial in ranked if trial.params]  # one that failed at once has none
     varied = [key for key in keys if len({trial.params.get(key) for trial in told}) > 1]
-    more = len(ranked) - SHOWN
-    table = Table(title=f"Trials, best first{f' ({more} more with --json)' if more > 0 else ''}", title_justify="left")
+    first = "best first" if comparison.best_by_accuracy else "best validation accuracy first"
+    more = f" ({len(ranked) - SHOWN} more with --json)" if len(ranked) > SHOWN else ""
+    table = Table(title=f"Trials, {first}{more}", title_justify="left")
     table.add_column("trial", justify="right")
     for key in varied:
         table.add_column(key, justify="right", overflow="fold")
+    objectives = [name for name in comparison.objectives if name not in IN_THE_TABLE]
+    for name in objectives:
+        table.add_column(name.replace("_", "_\n", 1), justify="right", overflow="fold", min_width=len("0.000000"))
     for heading in ("best val\naccuracy", "test\naccuracy", "train\n- val", "seconds\n/ epoch"):
         # On a narrow terminal a heading may be broken, a number never.
         shortest = len("+0.0000" if heading.startswith("train") else "0.0000")
@@ -116,6 +136,7 @@ def _trials_table(ranked: Sequence[TrialRow]) -> Table:
         table.add_row(
             str(trial.number),
             *(trial.params.get(key, "") for key in varied),
+            *(_objective(trial.objectives.get(name)) for name in objectives),
             _number(trial.best_val_accuracy, ".4f"),
             _number(trial.test_accuracy, ".4f"),
             _number(trial.overfit_gap, "+.4f"),
@@ -128,3 +149,8 @@ def _trials_table(ranked: Sequence[TrialRow]) -> Table:
 
 def _number(value: float | None, style: str) -> str:
     return "" if value is None else format(value, style)
+
+
+def _objective(value: float | None) -> str:
+    """A metric of any kind: an accuracy, seconds, or millions of parameters."""
+    return "" if value is None else f"{value:,.0f}" if abs(value) >= 1e6 else f"{value:.6g}"

@@ -123,7 +123,7 @@ def _how_sure(comparison: Comparison, found: Interval) -> tuple[str, bool]:
         text = f"{_all_seeds(found).capitalize()} gave the same difference, and without a spread there is no interval."
         more = ""
     else:
-        text, more = "Unknown: one seed gives no interval.", f"Several seeds give one. {BESIDE}"
+        text, more = "Unknown: one seed gives no interval.", f"Several seeds give an interval. {BESIDE}"
     return " ".join(part for part in (text, resolution, more) if part), bool(more)
 
 

@@ -132,7 +132,7 @@ def features_of(
 
     Raises:
         FatalError: if they cannot be stored.
-        Exception: what `extract` raises; nothing is stored then.
+        Exception: whatever `extract` raises; nothing is stored then.
     """
     folder = folder_of(key)
     folder.mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ class _Found:
 
 
 def _read(folder: Path) -> _Found:
-    """All whole parts of a store. One that does not match its index is put aside and its images extracted again."""
+    """All whole parts of a store. One that does not match its index is deleted, and its images extracted again."""
     found = _Found([], {}, [])
     for index_file in parts.index_files(folder):
         part = parts.read_part(index_file)

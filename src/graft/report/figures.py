@@ -27,6 +27,7 @@ from graft.report.record import SweepRecord
 
 THIN_CURVES = 40  # beyond it only the medians are drawn
 KEYS_DRAWN = 8
+FEW_TRIALS = 50
 VALUES_NAMED = 12  # of a key whose values are no numbers
 LEVELS_DRAWN = 400  # steps of a line
 LINES_DRAWN = 500  # of the parallel coordinates
@@ -299,9 +300,13 @@ def importance(record: SweepRecord) -> Drawn:
     axes.grid(axis="y", visible=False)
     chance = " What is below seed decided less than chance." if "seed" in found else ""
     trials = len(record.complete)
-    few = f" From {trials} trials, so take it for a hint." if trials < 50 else ""
-    few = f" From at most {MOST_TRIALS} of the {trials:,} trials, evenly spread." if trials > MOST_TRIALS else few
-    return Drawn(name, title, f"By Optuna's fANOVA, over the complete trials.{chance}{few}", figure)
+    if trials < FEW_TRIALS:
+        basis = f" From {trials} trials, so take it for a hint."
+    elif trials > MOST_TRIALS:
+        basis = f" From at most {MOST_TRIALS} of the {trials:,} trials, evenly spread."
+    else:
+        basis = ""
+    return Drawn(name, title, f"By Optuna's fANOVA, over the complete trials.{chance}{basis}", figure)
 
 
 def parallel_coordinates(record: SweepRecord) -> Drawn:

@@ -137,8 +137,9 @@ def _answers(record: SweepRecord) -> list[Answer]:
     if more := more_epochs(record):
         answers.append(Answer("Were the epochs enough?", more))
     if best := compared.best:
-        by_accuracy = best.best_val_accuracy == compared.ranked[0].best_val_accuracy
-        chosen = ", by which it was chosen" if by_accuracy else "; the sweep chose it by another objective"
+        another = f" ({', '.join(compared.objectives)})" if compared.objectives else ""
+        by_another = f"; the sweep chose it by another objective{another}"
+        chosen = ", by which it was chosen" if compared.best_by_accuracy else by_another
         tested = f", {best.test_accuracy:.4f} on the test images" if best.test_accuracy is not None else ""
         answers += [
             Answer(

@@ -24,7 +24,7 @@ def pickled_application(hydra_context: HydraContext, task_function: TaskFunction
     """What a worker needs once: where modules are found, the task, and Hydra's surroundings.
 
     Raises:
-        ConfigError: Something of it cannot be pickled; the text names it.
+        ConfigError: if something of it cannot be pickled; the text names it.
     """
     application = {
         "task": task_function,

@@ -62,7 +62,7 @@ def launch_batch(
     are not always classes of this one.
 
     Raises:
-        ConfigError: The task cannot be run in the pool, or there is no place for a worker.
+        ConfigError: if the task cannot be run in the pool, or there is no place for a worker.
     """
     setup_globals()
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)

@@ -27,7 +27,7 @@ def check_cells(space: Space, compose: Composer, observer: SweepObserver) -> dic
         What the observer said that the runs depend on: for each name the different digests.
 
     Raises:
-        ConfigError: With the problems of all cells.
+        ConfigError: with the problems of all cells.
     """
     seen: set[str] = set()
     problems: dict[str, list[str]] = {}

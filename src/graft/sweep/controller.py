@@ -75,10 +75,10 @@ def run_sweep(
         What the observer was told in the end.
 
     Raises:
-        ConfigError: Nothing was started; every problem is listed.
-        SweepFailed: Some trial failed.
-        Interrupted: Trials are left, and how to go on was printed.
-        FatalError: A trial raised one, or the study cannot be written any more; the sweep was stopped.
+        ConfigError: with every problem; nothing was started.
+        SweepFailed: if some trial failed.
+        Interrupted: if trials are left; how to go on was printed.
+        FatalError: if a trial raised one, or the study cannot be written any more; the sweep was stopped.
     """
     loader = hydra_context.config_loader
     options, space = _read(given, arguments, loader)

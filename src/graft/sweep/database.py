@@ -83,7 +83,7 @@ class ServerStorage(RDBStorage):
         """Does `work`, again and again for as long as the database does not answer.
 
         Raises:
-            DatabaseFailed: It refused, or did not answer and there is no patience.
+            DatabaseFailed: if it refused, or did not answer and there is no patience.
         """
         if self._in_transaction:
             return work()  # which can only be taken again as a whole
@@ -112,7 +112,7 @@ class ServerStorage(RDBStorage):
             work: Uses this storage. When it is done again, it may have been done.
 
         Raises:
-            DatabaseFailed: As `persistently` does.
+            DatabaseFailed: as `persistently` does.
         """
         return self.persistently(lambda: self._in_one_transaction(lock, work))
 
@@ -188,7 +188,7 @@ class Outage:
             error: What the call said that failed.
 
         Raises:
-            Exception: What `Patience.meanwhile` raised.
+            Exception: whatever `Patience.meanwhile` raised.
         """
         self._failures += 1
         answers, given_up = threading.Event(), threading.Event()

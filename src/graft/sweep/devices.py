@@ -106,7 +106,7 @@ def slot_devices(slots: int | None, slots_per_gpu: int) -> list[str | None]:
         slots_per_gpu: Slots that share a GPU.
 
     Raises:
-        ConfigError: More slots than the GPUs offer.
+        ConfigError: if there are more slots than the GPUs offer.
     """
     gpus = visible_gpus()
     if not gpus:

@@ -181,7 +181,7 @@ class JobLauncher(Protocol):
             listener: May be called from any thread.
 
         Raises:
-            ConfigError: The task cannot be run here.
+            ConfigError: if the task cannot be run here.
         """
 
     def submit(self, job: Job) -> Future[Answer]:

@@ -81,7 +81,7 @@ class Journal(JournalFileBackend):
         """The lines from a number on, which counts from 0.
 
         Raises:
-            ConfigError: One of them is no JSON; the text names it.
+            ConfigError: if one of them is no JSON; the text names it.
         """
         number = log_number_from
         try:
@@ -142,7 +142,7 @@ class Studies(JournalStorage):
         """Reads what is new.
 
         Raises:
-            ConfigError: A line makes no sense where it is; the text names it.
+            ConfigError: if a line makes no sense where it is; the text names it.
         """
         try:
             super()._sync_with_backend()

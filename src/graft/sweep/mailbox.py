@@ -40,8 +40,8 @@ def make_private(folder: Path) -> None:
     """Makes `folder` one that only this user can look into, or makes sure that nobody else can put anything there.
 
     Raises:
-        NotOurs: It is there, and another user owns it or may write to it, or may replace it by another one.
-        OSError: It cannot be made.
+        NotOurs: if it is there, and another user owns it or may write to it, or may replace it by another one.
+        OSError: if it cannot be made.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
@@ -74,8 +74,8 @@ def post(file: Path, message: Mapping[str, Any]) -> None:
     """Appends a message.
 
     Raises:
-        FileNotFoundError: The mailbox was removed.
-        NotOurs: The file is not ours alone.
+        FileNotFoundError: if the mailbox was removed.
+        NotOurs: if the file is not ours alone.
     """
     # In one write, so that messages of several threads do not mix. The first newline ends what a writer
     # that was killed may have left unfinished.
@@ -106,8 +106,8 @@ class Inbox:
         """What arrived since the last look.
 
         Raises:
-            FileNotFoundError: The mailbox was removed.
-            NotOurs: The file is not ours alone.
+            FileNotFoundError: if the mailbox was removed.
+            NotOurs: if the file is not ours alone.
         """
         with open(_opened(self._file, os.O_RDONLY), "rb") as file:
             file.seek(self._read)
@@ -126,8 +126,8 @@ class Inbox:
         """The same, but looks again until something is there or `patience` seconds have passed.
 
         Raises:
-            FileNotFoundError: The mailbox was removed.
-            NotOurs: The file is not ours alone.
+            FileNotFoundError: if the mailbox was removed.
+            NotOurs: if the file is not ours alone.
         """
         deadline = time.monotonic() + patience
         while not (arrived := self.look()) and (left := deadline - time.monotonic()) > 0:

@@ -123,7 +123,7 @@ class SweepObserver(Protocol):
             part of what identifies the sweep when it is resumed.
 
         Raises:
-            ConfigError: The configuration is wrong. The sweep then does not start.
+            ConfigError: if the configuration is wrong. The sweep then does not start.
         """
 
     def sweep_started(self, event: SweepStarted) -> Mapping[str, str] | None:

@@ -34,10 +34,10 @@ def open_sweep(
         directory: Where a new sweep's trials have their folders; an old one keeps its own.
 
     Raises:
-        ConfigError: The storage cannot be opened, or the named sweep exists and is another one; the differences
+        ConfigError: if the storage cannot be opened, or the named sweep exists and is another one; the differences
             are shown.
-        DatabaseFailed: The database server does not answer.
-        Unwritable: The storage's file cannot be written.
+        DatabaseFailed: if the database server does not answer.
+        Unwritable: if the storage's file cannot be written.
     """
     opened = open_storage(storage)
 

@@ -88,7 +88,7 @@ class SweepOptions:
         """Turns what Hydra hands the plugin into options.
 
         Raises:
-            ConfigError: With every problem there is.
+            ConfigError: with every problem there is.
         """
         problems = _Problems()
         directions = _names(given["direction"])
@@ -96,7 +96,7 @@ class SweepOptions:
             problems.unless(
                 direction in DIRECTIONS,
                 f"hydra.sweeper.direction={direction} is not allowed. Allowed: minimize, maximize"
-                f"{nearest(direction, DIRECTIONS)}",
+                f"{list_end(direction, DIRECTIONS)}",
             )
         problems.unless(bool(directions), "hydra.sweeper.direction is empty. Allowed: minimize, maximize.")
         objectives = _names(given["objective"]) or (
@@ -154,7 +154,7 @@ class SweepOptions:
         )
 
 
-def nearest(name: str, allowed: Iterable[str] | Mapping[str, str]) -> str:
+def list_end(name: str, allowed: Iterable[str] | Mapping[str, str]) -> str:
     """How to end a list of allowed names: `; did you mean X?` if one is near to `name`, or a full stop.
 
     Args:
@@ -224,7 +224,7 @@ def read_part(given: Any, kind: str) -> Part:
         kind: ``sampler`` or ``pruner``.
 
     Raises:
-        ConfigError: There is no such class, or it refuses the arguments.
+        ConfigError: if there is no such class, or it refuses the arguments.
     """
     import optuna
 
@@ -242,7 +242,7 @@ def read_part(given: Any, kind: str) -> Part:
     short = {_short(n, suffix): n for n in classes}
     found = classes.get(name) or short.get(_short(name, suffix))
     if found is None:
-        hint = nearest(name, short | classes)
+        hint = list_end(name, short | classes)
         raise ConfigError(f"{key}={name} does not exist. Allowed: {', '.join(sorted(classes))}{hint}")
     if found in UNFIT_SAMPLERS:
         raise ConfigError(f"{key}={name} does not fit here: {UNFIT_SAMPLERS[found]}.")
@@ -260,7 +260,7 @@ def read_part(given: Any, kind: str) -> Part:
         target = getattr(module, found)
         allowed = [p for p in inspect.signature(target.__init__).parameters if p != "self"]
         unknown = [option for option in options if option not in allowed]
-        hint = nearest(unknown[0], allowed) if unknown else "."
+        hint = list_end(unknown[0], allowed) if unknown else "."
         raise ConfigError(
             f"{key}={name} refuses its options {options}: {error}. Allowed options: {', '.join(allowed)}{hint}"
         ) from error

@@ -34,7 +34,7 @@ from hydra.core.override_parser.types import (
 from hydra.errors import HydraException
 
 from graft.errors import ConfigError
-from graft.sweep.options import nearest
+from graft.sweep.options import list_end
 from graft.sweep.space import (
     DELETION,
     OTHERWISE,
@@ -75,7 +75,7 @@ def read_space(
         config_loader: Hydra's, for `glob()`.
 
     Raises:
-        ConfigError: With every problem there is.
+        ConfigError: with every problem there is.
     """
     reader = _Reader(OverridesParser.create(config_loader=config_loader))
     definitions = reader.read(arguments, params)
@@ -130,9 +130,9 @@ class _Reader:
                 continue
             key, definition = parsed
             bare = _bare(key)
-            if bare in given_as and not (
-                isinstance(definition, Fixed) and isinstance(definitions[key], Fixed) if key in definitions else False
-            ):
+            # Of two plain values the last one counts, as Hydra has it.
+            both_fixed = isinstance(definition, Fixed) and isinstance(definitions.get(key), Fixed)
+            if bare in given_as and not both_fixed:
                 self.problems.append(
                     f"{bare} is defined twice, by {given_as[bare]} and by {argument}. Allowed: one definition a key."
                 )
@@ -185,7 +185,7 @@ class _Reader:
         tags = set(getattr(value, "tags", ()))
         for tag in sorted(tags - set(KNOWN_TAGS)):
             self.problems.append(
-                f"{key}: the tag {tag} means nothing. Allowed: {', '.join(KNOWN_TAGS)}{nearest(tag, KNOWN_TAGS)}"
+                f"{key}: the tag {tag} means nothing. Allowed: {', '.join(KNOWN_TAGS)}{list_end(tag, KNOWN_TAGS)}"
             )
         if isinstance(value, IntervalSweep):
             return self._interval(key, value, log=LOG_TAG in tags)
@@ -290,7 +290,7 @@ class _Reader:
                 if other not in decidable:
                     self.problems.append(
                         f"hydra.sweeper.params.{key} depends on {other}={value.text}, but {other} is no grid key of "
-                        f"this sweep. Allowed: {', '.join(decidable) or 'none here'}{nearest(other, list(decidable))}"
+                        f"this sweep. Allowed: {', '.join(decidable) or 'none here'}{list_end(other, list(decidable))}"
                     )
                     continue
                 on = decidable[other]
@@ -300,7 +300,7 @@ class _Reader:
                     texts = [v.text for v in values]
                     self.problems.append(
                         f"hydra.sweeper.params.{key} depends on {other}={value.text}, which {other} never is. "
-                        f"Allowed: {', '.join(texts)}{nearest(value.text, texts)}"
+                        f"Allowed: {', '.join(texts)}{list_end(value.text, texts)}"
                     )
 
 

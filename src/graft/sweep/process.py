@@ -106,7 +106,7 @@ class Process:
         """What arrived: lines that the job printed, then at most one message.
 
         Raises:
-            EOFError: The process is dead, and has nothing more to say.
+            EOFError: if the process is dead, and has nothing more to say.
         """
         watched: list[Any] = [self._connection]
         if not self._output_ended:
@@ -204,8 +204,8 @@ def wait_for_greeting(messages: Callable[[float], list[dict[str, Any] | str]]) -
         messages: See `graft.sweep.workers.Worker`.
 
     Raises:
-        Unfit: It cannot.
-        EOFError: It died before.
+        Unfit: if it cannot.
+        EOFError: if it died before.
     """
     while True:
         for message in messages(POLL_SECONDS):

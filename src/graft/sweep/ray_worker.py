@@ -161,8 +161,8 @@ class RayWorker:
         """What a method of the actor returns; called again, if `again`, while the actor cannot be reached.
 
         Raises:
-            EOFError: The worker is dead.
-            Unfit: There is no cluster any more.
+            EOFError: if the worker is dead.
+            Unfit: if there is no cluster any more.
         """
         while True:
             try:

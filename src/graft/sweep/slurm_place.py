@@ -126,9 +126,9 @@ class Place:
         """Returns once the job has a node.
 
         Raises:
-            NotYet: It has none, and `better` said True.
-            EOFError: `withdrawn` said True.
-            NoPlace: It ended before it began, this time.
+            NotYet: if it has none, and `better` said True.
+            EOFError: if `withdrawn` said True.
+            NoPlace: if it ended before it began, this time.
         """
         began = time.monotonic()
         told = False

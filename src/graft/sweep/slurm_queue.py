@@ -44,7 +44,7 @@ def make_queue(cluster: str, parameters: Mapping[str, Any], folder: Path) -> Slu
         folder: For scripts, logs and mailboxes; made if it is not there.
 
     Raises:
-        ConfigError: The folder cannot be used, or nothing can be submitted on this machine.
+        ConfigError: if the folder cannot be used, or nothing can be submitted on this machine.
     """
     import submitit
 
@@ -88,7 +88,7 @@ class SubmititQueue:
         """Submits a job; returns its id.
 
         Raises:
-            NoPlace: It was refused.
+            NoPlace: if it was refused.
         """
         # What submitit's executors do when several threads submit at once is not said.
         with self._submitting, _deaf_to_ctrl_c(), warnings.catch_warnings():
@@ -148,7 +148,7 @@ class SlurmQueue(SubmititQueue):
         """Ends jobs of controllers that died on this host, and removes what they were sent.
 
         Raises:
-            ConfigError: They do not end, or Slurm does not answer, within `LEFTOVER_SECONDS`.
+            ConfigError: if they do not end, or Slurm does not answer, within `LEFTOVER_SECONDS`.
         """
         deadline = time.monotonic() + LEFTOVER_SECONDS
         cancelled: dict[str, dict[str, Any]] = {}

@@ -34,7 +34,7 @@ class Places(Protocol):
         """The slot's place; asks for one where it has none, or where that is over.
 
         Raises:
-            NoPlace: None can be asked for.
+            NoPlace: if none can be asked for.
         """
 
     def count_place(self) -> None:

@@ -77,8 +77,8 @@ def open_storage(storage: str, reach_seconds: int = REACH_SECONDS) -> BaseStorag
         reach_seconds: How long a database server that cannot be reached may keep its caller waiting.
 
     Raises:
-        ConfigError: The database cannot be reached, its driver is not installed, or a file is damaged.
-        Unwritable: A file cannot be written.
+        ConfigError: if the database cannot be reached, its driver is not installed, or a file is damaged.
+        Unwritable: if a file cannot be written.
     """
     import optuna
     from optuna.storages import RDBStorage

@@ -50,7 +50,7 @@ class PoolOptions:
         """From the settings under `hydra.launcher`.
 
         Raises:
-            ConfigError: A key does not exist, or a value is not allowed.
+            ConfigError: if a key does not exist, or a value is not allowed.
         """
         known = [field.name for field in fields(cls)]
         if unknown := [key for key in given if key not in known]:
@@ -109,11 +109,11 @@ class Worker(Protocol):
         """Returns when the worker can be sent a job; `say` takes what the user should know meanwhile.
 
         Raises:
-            NotYet: It waits for a place, and `better` says that somebody else has one. May be called again.
-            EOFError: It died.
-            Unfit: It can run no job of this application.
-            Withdrawn: It was told to stop before there was a place for it.
-            PlaceTaken: The place that it was to have is gone.
+            NotYet: if it waits for a place, and `better` says that somebody else has one. May be called again.
+            EOFError: if it died.
+            Unfit: if it can run no job of this application.
+            Withdrawn: if it was told to stop before there was a place for it.
+            PlaceTaken: if the place that it was to have is gone.
         """
 
     def send_job(self, job: Job) -> None:
@@ -123,8 +123,8 @@ class Worker(Protocol):
         """What arrived within `patience` seconds: lines that the job printed, then at most one message.
 
         Raises:
-            EOFError: It is dead, and has nothing more to say.
-            PlaceTaken: It is gone with its place.
+            EOFError: if it is dead, and has nothing more to say.
+            PlaceTaken: if it is gone with its place.
         """
 
     def last_words(self) -> list[str]:

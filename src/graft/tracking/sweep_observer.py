@@ -23,6 +23,7 @@ from graft.report.after_sweep import write_after_sweep
 from graft.secrets import Secrets
 from graft.suggestions import did_you_mean
 from graft.sweep.observer import SweepEnded, SweepStarted, TrialEnded
+from graft.tracking.tagged_run import OBJECTIVES_TAG
 
 if TYPE_CHECKING:
     from graft.tracking.delivery import Delivery
@@ -107,6 +108,7 @@ class MlflowSweepObserver:
             "graft.state": "running",
             "graft.process": json.dumps(provenance.process()),
             "graft.directory": str(event.directory),
+            OBJECTIVES_TAG: json.dumps(dict(zip(event.objectives, event.directions, strict=True))),
         }
         content = {
             "tracking": tracking.model_dump(mode="json"),

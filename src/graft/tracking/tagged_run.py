@@ -14,6 +14,8 @@ PROCESS_TAG = "graft.process"
 DIRECTORY_TAG = "graft.directory"
 REPORT_TAG = "graft.report"
 """Of a sweep: the page that was written about it last."""
+OBJECTIVES_TAG = "graft.objectives"
+"""Of a sweep: what it optimises, as JSON: ``minimize`` or ``maximize`` by the metric's name."""
 
 
 @dataclass(frozen=True)
