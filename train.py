@@ -17,7 +17,8 @@ except ModuleNotFoundError as error:
 
 CONF = CHECKOUT / "conf"
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra re-raises, so that exit_statuses can tell errors apart
-os.environ["GRAFT_HOME"] = str(home())  # for conf/, and for the workers of a sweep
+with exit_statuses(CONF):
+    os.environ["GRAFT_HOME"] = str(home())  # for conf/, and for the workers of a sweep
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
