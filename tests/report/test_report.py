@@ -518,6 +518,13 @@ def test_name_and_parent_run_find_the_same_sweep(records: Records) -> None:
     assert asked[0] == asked[1] == asked[2]
 
 
+@pytest.mark.parametrize("name", ["it's", 'the "best"', r"a\b"])
+def test_a_name_with_a_quotation_mark_finds_its_sweep(records: Records, name: str) -> None:
+    sweep = records.sweep(seeds([0.01, 0.02]), name=name)
+    assert sweep.graft("compare", name).exit_code == 0
+    assert len(sweep.numbers()["trials"]) == 4
+
+
 def test_a_report_that_fails_takes_no_sweep_with_it(
     records: Records, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

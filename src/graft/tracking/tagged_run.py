@@ -16,6 +16,20 @@ REPORT_TAG = "graft.report"
 """Of a sweep: the page that was written about it last."""
 
 
+def quoted(value: str) -> str:
+    """`value` as MLflow's searches take it.
+
+    Raises:
+        ValueError: if they can take it in neither quotation mark; the text is the reason.
+    """
+    if value.endswith("\\"):
+        raise ValueError("MLflow cannot search for what ends with a backslash")
+    marks = [mark for mark in ("'", '"') if mark not in value]
+    if not marks:
+        raise ValueError("MLflow cannot search for what has both kinds of quotation marks")
+    return f"{marks[0]}{value}{marks[0]}"
+
+
 @dataclass(frozen=True)
 class TaggedRun:
     """One run as far as its tags tell.
@@ -59,7 +73,7 @@ class TaggedRun:
         """`host`, `pid` and `started` of the process that it runs in, or None if that was not recorded."""
         try:
             process = json.loads(self.tags.get(PROCESS_TAG, ""))
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         return process if isinstance(process, dict) and {"host", "pid", "started"} <= process.keys() else None
 
