@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import tempfile
-from functools import cache, lru_cache
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 SPECIAL = frozenset("[\\")
@@ -21,12 +24,12 @@ def literal(folder: Path) -> Path:
 
 @cache
 def _link(folder: Path) -> Path:
-    links = Path(_links().name)
-    link = links / str(sum(1 for _ in links.iterdir()))
-    link.symlink_to(folder, target_is_directory=True)
+    link = Path(_links().name) / hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+    with suppress(FileExistsError):  # another thread was quicker
+        link.symlink_to(folder, target_is_directory=True)
     return link
 
 
-@lru_cache(maxsize=1)
+@cache
 def _links() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="graft-")

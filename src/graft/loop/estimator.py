@@ -178,6 +178,7 @@ def _estimator(trainer: Trainer, config: Config, folder: Path, follower: _Follow
         optimizer=_legacy_optimizer(config, steps),
         loss=tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
+    folder.mkdir(parents=True, exist_ok=True)  # none is made where a link leads nowhere
     beginning = trainer.begin_in(literal(folder))
     converted = tf_keras.estimator.model_to_estimator(
         trainer.cloned,

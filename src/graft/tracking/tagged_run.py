@@ -15,6 +15,8 @@ DIRECTORY_TAG = "graft.directory"
 REPORT_TAG = "graft.report"
 """Of a sweep: the page that was written about it last."""
 
+LONGEST_NUMBER = 9  # digits
+
 
 def quoted(value: str) -> str:
     """`value` as MLflow's searches take it.
@@ -28,6 +30,11 @@ def quoted(value: str) -> str:
     if not marks:
         raise ValueError("MLflow cannot search for what has both kinds of quotation marks")
     return f"{marks[0]}{value}{marks[0]}"
+
+
+def trial_number(tag: str | None) -> int | None:
+    """What a tag such as ``graft.trial`` says; None if that is no number of a trial, because the record was edited."""
+    return int(tag) if tag is not None and tag.isdecimal() and len(tag) <= LONGEST_NUMBER else None
 
 
 @dataclass(frozen=True)
