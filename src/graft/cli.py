@@ -20,7 +20,7 @@ from graft.console import PlainConsole
 from graft.disk import unwritable_of
 from graft.errors import STATUS_DIVERGED_RERUN, STATUS_FAILED, STATUS_INTERRUPTED, ConfigError, GraftError
 from graft.plain_json import plain_json
-from graft.printable import printable
+from graft.printable import print_what_cannot_be_shown, printable
 
 if TYPE_CHECKING:
     from graft.export.trained import TrainedModel
@@ -404,6 +404,7 @@ def _tracking(uri: str, experiment: str) -> TrackingConfig:
 
 def main() -> None:
     """Entry point of the console script: an error of ours ends it with its status and no traceback."""
+    print_what_cannot_be_shown()
     try:
         app()
     except GraftError as error:

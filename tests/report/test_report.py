@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mlflow.entities import Dataset, DatasetInput
+from tests.conftest import run_command
 from tests.report.conftest import Page, Records, Sweep, Trial, seeds
 
 from graft.comparison.record import read
@@ -524,6 +525,19 @@ def test_a_name_with_a_quotation_mark_finds_its_sweep(records: Records, name: st
     sweep = records.sweep(seeds([0.01, 0.02]), name=name)
     assert sweep.graft("compare", name).exit_code == 0
     assert len(sweep.numbers()["trials"]) == 4
+
+
+def test_where_the_locale_is_ascii_names_are_written_whole_and_printed_escaped(records: Records) -> None:
+    trials = [Trial(True, name="größer"), Trial(False, name="größer")]
+    sweep = records.sweep(trials, name="größen", test_images=200)
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
+    for command in ("compare", "report"):
+        words = ["graft", command, sweep.parent, "--experiment", sweep.experiment]
+        done = run_command(words, records.home, **ascii_alone)
+        assert done.returncode == 0, done.stderr
+        if command == "compare":
+            assert r"gr\xf6\xdfer" in done.stdout
+    assert "größen" in (sweep.folder / "report/report.html").read_text(encoding="utf-8")
 
 
 def test_a_report_that_fails_takes_no_sweep_with_it(

@@ -139,7 +139,7 @@ def _confusion(store: Store, best: TrialRow | None) -> tuple[tuple[str, ...], Co
         return (), None
     with tempfile.TemporaryDirectory() as folder:
         try:
-            recorded = json.loads(store.artifact(best.run_id, CONFUSION, Path(folder)).read_text())
+            recorded = json.loads(store.artifact(best.run_id, CONFUSION, Path(folder)).read_text(encoding="utf-8"))
             names = tuple(str(name) for name in recorded["class_names"])
             counts = tuple(tuple(int(count) for count in row) for row in recorded["counts"])
         except (FatalError, OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:

@@ -179,7 +179,7 @@ def _whole(store: Store, run: Run) -> RecordedRun:
     client, run_id = store.client, run.info.run_id
     with tempfile.TemporaryDirectory() as folder:
         try:
-            config = yaml.safe_load(store.artifact(run_id, "config.yaml", Path(folder)).read_text())
+            config = yaml.safe_load(store.artifact(run_id, "config.yaml", Path(folder)).read_text(encoding="utf-8"))
         except (FatalError, OSError, ValueError, yaml.YAMLError) as error:
             reason = str(error).strip().splitlines()[0]
             raise FatalError(

@@ -26,7 +26,7 @@ class ServedModel(PythonModel):
         import tensorflow as tf  # late: MLflow runs this file once to log it
 
         folder = Path(context.artifacts["saved_model"])
-        self._class_names: list[str] = json.loads((folder / "classes.json").read_text())
+        self._class_names: list[str] = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
         # Of a folder with `[` in its path TensorFlow would not find the weights: it takes that for a pattern.
         with tempfile.TemporaryDirectory() as elsewhere:
             link = Path(elsewhere) / "saved_model"
