@@ -42,6 +42,8 @@ WRONG = {
         """hydra.sweeper.study_name=it's"best": MLflow cannot search for what has both kinds of quotation marks""",
     ],
     r"-m seed=1,2 hydra.job.name='a\\'": ["hydra.job.name=a\\: MLflow cannot search for what ends with a backslash"],
+    "tracking.artifacts=/dev/null/x": ["tracking.artifacts=/dev/null/x: /dev/null is no folder; allowed is a folder"],
+    "-m seed=1,2 tracking.artifacts=/dev/null/x": ["tracking.artifacts=/dev/null/x: /dev/null is no folder"],
     "dataset=[true]": ["dataset=[true]: allowed are digits, "],
     "-m dataset=choice([true])": ["dataset", "allowed are digits, "],
     "size=smoke": ["size=smoke: there is no such key; did you mean +size=smoke?"],
