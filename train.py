@@ -12,12 +12,14 @@ try:
 
     from graft.command import exit_statuses
     from graft.paths import CHECKOUT, home
+    from graft.printable import print_what_cannot_be_shown
 except ModuleNotFoundError as error:
     sys.exit(f"{error.name} is not installed for {sys.executable}. Run `make setup`, then use .venv/bin/python.")
 
 CONF = CHECKOUT / "conf"
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra re-raises, so that exit_statuses can tell errors apart
-os.environ["GRAFT_HOME"] = str(home())  # for conf/, and for the workers of a sweep
+with exit_statuses(CONF):
+    os.environ["GRAFT_HOME"] = str(home())  # for conf/, and for the workers of a sweep
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -31,5 +33,6 @@ def main(config: DictConfig) -> float | dict[str, float]:
 
 
 if __name__ == "__main__":
+    print_what_cannot_be_shown()
     with exit_statuses(CONF):
         main()

@@ -38,6 +38,12 @@ WRONG = {
     "-m experiments=dropuot": ["experiments=dropuot: allowed are", "did you mean dropout?"],
     "backbone.url=package:efficientnet_lite7": ["backbone.url=package:efficientnet_lite7", "efficientnet_lite0"],
     "backbone=null": ["backbone=null: allowed are custom, digits_cnn, efficientnet_lite0, "],
+    r"""-m seed=1,2 hydra.sweeper.study_name="it's\"best\"" """: [
+        """hydra.sweeper.study_name=it's"best": MLflow cannot search for what has both kinds of quotation marks""",
+    ],
+    r"-m seed=1,2 hydra.job.name='a\\'": ["hydra.job.name=a\\: MLflow cannot search for what ends with a backslash"],
+    "tracking.artifacts=/dev/null/x": ["tracking.artifacts=/dev/null/x: /dev/null is no folder; allowed is a folder"],
+    "-m seed=1,2 tracking.artifacts=/dev/null/x": ["tracking.artifacts=/dev/null/x: /dev/null is no folder"],
     "dataset=[true]": ["dataset=[true]: allowed are digits, "],
     "-m dataset=choice([true])": ["dataset", "allowed are digits, "],
     "size=smoke": ["size=smoke: there is no such key; did you mean +size=smoke?"],
@@ -67,6 +73,7 @@ def test_a_mistake_gets_status_2_and_the_right_name(train: Command, home: Path, 
     assert "Traceback" not in done.stderr + done.stdout
     assert "tensorflow" not in (done.stderr + done.stdout).lower()
     assert not (home / "mlruns" / "mlflow.db").exists()
+    assert not (home / "mlruns" / "optuna.journal").exists()
 
 
 def test_a_mistake_beside_a_file_of_ones_own_is_the_only_one(train: Command, tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
+from tests.conftest import run_command
 
 from graft.backbones import handle
 from graft.config import Config, from_hydra
 from graft.errors import ConfigError
 from graft.paths import CHECKOUT
+from graft.tracking.mlflow_store import open_store
 
 MakeConfig = Callable[..., Config]
 
@@ -138,6 +140,9 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["backbone.batch_norm_momentum=1"], ["backbone.batch_norm_momentum=1: allowed is a number between 0 and 1"]),
     (["tracking=server"], ["tracking.uri is not set"]),
     (["tracking.uri=file:///tmp/x"], ["tracking.uri=file:///tmp/x", "sqlite:///"]),
+    (["tracking.uri='sqlite:////a%20b/x.db'"], ["tracking.uri=sqlite:////a%20b/x.db: %20 means something else"]),
+    (["tracking.uri='sqlite:///x.db?timeout=5'"], ["tracking.uri=sqlite:///x.db?timeout=5: ? means something else"]),
+    (["tracking.artifacts='/a%41b'"], ["tracking.artifacts=/a%41b: MLflow takes %41 for another character"]),
     (["tracking=server", 'tracking.uri="http://bob:secret@host"'], ["MLFLOW_TRACKING_USERNAME"]),
     (["dataset.image_size=100000"], ["dataset.image_size=100000: allowed is a whole number of pixels from 1 to 4096"]),
     (["head_width=100000000000"], ["head_width=100000000000: allowed is a whole number from 0 to 65536"]),
@@ -239,6 +244,25 @@ def test_relative_paths_start_at_the_checkout_and_records_at_the_home(
     config = make_config("dataset=image_folder", "dataset.path=conf")
     assert config.dataset.model_dump()["path"] == str(CHECKOUT / "conf")
     assert config.tracking.uri == f"sqlite:///{home}/mlruns/mlflow.db"
+
+
+@pytest.mark.parametrize("folder", ["a?b", "a%20b"])
+def test_a_home_that_no_database_can_lie_in_is_refused_before_anything_is_made(tmp_path: Path, folder: str) -> None:
+    home = tmp_path / folder
+    for command in (["python", "train.py"], ["python", "train.py", "-m", "seed=1,2"], ["graft", "compare"]):
+        done = run_command(command, home)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith(f"GRAFT_HOME={home}: "), done.stderr
+        assert "Traceback" not in done.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_other_signs_in_a_home_mean_themselves(make_config: MakeConfig, home: Path) -> None:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("GRAFT_HOME", str(home / "a%b #&;[1]"))
+        tracking = make_config().tracking
+        open_store(tracking)
+        assert (home / "a%b #&;[1]/mlruns/mlflow.db").exists()
 
 
 def test_flat_names_every_leaf_once_and_the_learning_rate_is_the_one_in_use(make_config: MakeConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 from pathlib import Path
@@ -62,6 +63,29 @@ def test_every_option_says_what_it_is(group: str) -> None:
 def test_experiments_are_a_config_group_and_trainable_is_none() -> None:
     assert (CHECKOUT / "conf" / "experiments").resolve() == CHECKOUT / "experiments"
     assert not (CHECKOUT / "conf" / "trainable").exists()
+
+
+def without_encoding(call: ast.Call) -> bool:
+    """Whether a call opens, reads or writes text, or a command's output as text, in the encoding of the locale."""
+    named = {keyword.arg: keyword.value for keyword in call.keywords}
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    modes = [arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+    mode = next((each for each in modes if re.fullmatch("[rwax][bt+]*", each)), None)
+    if "encoding" in named or "text" in named:
+        return "text" in named
+    if name in ("open", "fdopen"):
+        return mode is not None and "b" not in mode
+    return name in ("read_text", "write_text") and not (name == "read_text" and call.args)  # of importlib.metadata
+
+
+def test_no_text_is_in_the_encoding_of_the_locale() -> None:
+    found = [
+        f"{file.relative_to(CHECKOUT)}:{node.lineno}"
+        for file in [*(CHECKOUT / "src").rglob("*.py"), CHECKOUT / "train.py"]
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and without_encoding(node)
+    ]
+    assert not found, "give it encoding='utf-8'"
 
 
 def test_the_sweep_engine_can_be_imported_without_anything_heavy() -> None:

@@ -17,7 +17,7 @@ def paid(directory: Path, name: str, seconds: float) -> float:
     """Adds to the seconds that attempts at the run in `directory` paid for `name`; what all of them paid."""
     file = directory / "checkpoints" / PAID
     try:
-        sums = json.loads(file.read_text()) if file.is_file() else {}
+        sums = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         total = sums.get(name, 0.0) + seconds
     except (ValueError, AttributeError, TypeError):
         log.warning("%s is damaged: seconds that earlier attempts paid are not counted", file)

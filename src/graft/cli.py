@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -21,6 +20,7 @@ from graft.console import PlainConsole
 from graft.disk import refusal_of, unwritable_of
 from graft.errors import STATUS_DIVERGED_RERUN, STATUS_FAILED, STATUS_INTERRUPTED, ConfigError, GraftError
 from graft.output import keep_output_going
+from graft.plain_json import plain_json
 from graft.printable import printable
 
 if TYPE_CHECKING:
@@ -71,11 +71,11 @@ def compare(
     if by is not None:
         compared = table.by_key(found, by)
         if as_json:
-            print(json.dumps(table.as_json(compared), indent=2))
+            print(plain_json(table.as_json(compared)))
         else:
             table.show(compared, _console())
     elif as_json:
-        print(json.dumps(comparison.as_json(found), indent=2))
+        print(plain_json(comparison.as_json(found)))
     else:
         comparison.show(found, _console())
 
@@ -95,7 +95,7 @@ def report(
 
     written = reporting.write(_tracking(tracking_uri, experiment), sweep, output)
     if as_json:
-        print(json.dumps(reporting.as_json(written), indent=2))
+        print(plain_json(reporting.as_json(written)))
     else:
         print(f"Report: {written.page}")
 
@@ -125,7 +125,7 @@ def rerun(
     console = PlainConsole(stderr=as_json)
     done = run_again(tracking, run, assignments or [], verify=verify, teller=telling.Teller(console))
     if as_json:
-        print(json.dumps(telling.as_json(done), indent=2))
+        print(plain_json(telling.as_json(done)))
     elif len(done) > 1:
         console.print(telling.summary(done))
     if any(each.verified == "diverged" for each in done):
@@ -149,7 +149,7 @@ def predict(
     trained = _trained(tracking_uri, experiment, run)
     predictions = prediction.predict(trained, images)
     if as_json:
-        print(json.dumps(prediction.as_json(predictions), indent=2))
+        print(plain_json(prediction.as_json(predictions)))
     else:
         prediction.show(predictions, _console())
 
@@ -206,7 +206,7 @@ def sync(
     sent = sending.sync(waiting, tracking_uri)
     if as_json:
         done = list(sent)
-        print(json.dumps(sending.as_json(done), indent=2))
+        print(plain_json(sending.as_json(done)))
     else:
         done = sending.show(sent, _console())
     if any(each.waiting for each in done):
@@ -250,7 +250,7 @@ def doctor(
     checks = examine(_tracking(tracking_uri, experiment), close_dead=close_dead)
     if as_json:
         found = list(checks)
-        print(json.dumps(report.as_json(found), indent=2))
+        print(plain_json(report.as_json(found)))
     else:
         found = report.show(checks, _console())
     if report.has_problem(found):
@@ -277,14 +277,14 @@ def datasets(
         if plot is not None:
             raise ConfigError(f"--plot={plot}: of which data set? graft datasets NAME|PATH --plot {plot}")
         told = found.options()
-        print(json.dumps(told, indent=2)) if as_json else found.show_options(told, _console())
+        print(plain_json(told)) if as_json else found.show_options(told, _console())
         return
     if plot is not None:
         found.check_plot(plot)
     config, images = found.find(target, data_dir, download=download)
     summary = found.summarise(images)
     if as_json:
-        print(json.dumps(found.as_json(config, summary), indent=2))
+        print(plain_json(found.as_json(config, summary)))
     else:
         found.show(config, summary, _console())
     if plot is not None:
@@ -306,13 +306,13 @@ def backbones(
     if target is not None:
         option = listing.look_up(target)
         if as_json:
-            print(json.dumps(listing.as_json([option]), indent=2))
+            print(plain_json(listing.as_json([option])))
         else:
             listing.show_one(option, _console())
         return
     listed = listing.options()
     if as_json:
-        print(json.dumps(listing.as_json(listed), indent=2))
+        print(plain_json(listing.as_json(listed)))
     else:
         listing.show(listed, _console())
 
@@ -330,7 +330,7 @@ def cache_ls(as_json: AsJson = False) -> None:
     """List what is kept, what was used last first."""
     listed = manage.entries()
     if as_json:
-        print(json.dumps(tables.as_json(listed), indent=2))
+        print(plain_json(tables.as_json(listed)))
     else:
         tables.show(listed, _console())
 
@@ -378,7 +378,7 @@ def cluster_down() -> None:
 
 def _end(done: manage.Removal, as_json: bool, *, failed: bool) -> None:
     if as_json:
-        print(json.dumps(tables.removal_as_json(done), indent=2))
+        print(plain_json(tables.removal_as_json(done)))
     else:
         tables.show_removal(done, _console())
     if failed:

@@ -23,6 +23,7 @@ from graft.config_group import Group, PositiveInt
 from graft.config_messages import describe, describe_missing
 from graft.errors import ConfigError
 from graft.paths import expanded, home
+from graft.sqlite_file import ESCAPE, objection
 
 STORE, EXPERIMENT = "sqlite:///mlruns/mlflow.db", "graft"
 """Where the `graft` command looks by itself: where `conf/tracking/sqlite.yaml` lets runs be recorded."""
@@ -107,6 +108,8 @@ class TrackingConfig(Group):
     def _usable(cls, value: str) -> str:
         scheme, separator, rest = value.partition(":///")
         if scheme == "sqlite" and separator and rest:
+            if said := objection(rest):
+                raise ValueError(said)
             return f"sqlite:///{home() / expanded(rest)}"
         if value.startswith(("http://", "https://")):
             if "@" in urlsplit(value).netloc:
@@ -125,6 +128,8 @@ class TrackingConfig(Group):
     @field_validator("artifacts")
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
+        if value is not None and (escape := ESCAPE.search(value)):
+            raise ValueError(f"MLflow takes {escape[0]} for another character; allowed is a folder without it")
         return None if value is None or "://" in value else str(home() / expanded(value))
 
 

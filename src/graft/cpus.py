@@ -25,7 +25,7 @@ def cpu_flags() -> list[str]:
 def _facts() -> dict[str, str]:
     """What Linux says of the first CPU."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return {}
     facts: dict[str, str] = {}

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from graft.errors import ConfigError
+from graft.sqlite_file import objection
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -20,8 +21,15 @@ class UnknownUser(ConfigError, ValueError):
 
 
 def home() -> Path:
-    """The folder that holds `mlruns/`."""
-    return Path(os.environ.get("GRAFT_HOME") or CHECKOUT).resolve()
+    """The folder that holds `mlruns/`.
+
+    Raises:
+        ConfigError: if its path is none that the address of the MLflow database can name.
+    """
+    folder = Path(os.environ.get("GRAFT_HOME") or CHECKOUT).resolve()
+    if said := objection(folder):
+        raise ConfigError(f"GRAFT_HOME={folder}: {said}. In it lies the record, an SQLite database")
+    return folder
 
 
 def anchored(path: str | os.PathLike[str]) -> Path:

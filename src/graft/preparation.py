@@ -7,12 +7,14 @@ for a trial whose settings differ in learning rate, dropout rate or seed alone.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graft import backbones, provenance, runtime
-from graft.config import Config
+from graft.config import Config, TrackingConfig
 from graft.config_dataset import WHERE_DATA_LIE
 from graft.data import splits
 from graft.errors import ConfigError
@@ -63,10 +65,12 @@ def check(config: Config) -> Config:
 
     Raises:
         ConfigError: if the loop needs another environment, if the backbone is no usable one, or does not say what
-            is left open, if mixed precision is insisted on without a GPU, or if `GRAFT_CACHE` is no place.
+            is left open, if mixed precision is insisted on without a GPU, if `GRAFT_CACHE` is no place, or if
+            `tracking.artifacts` is none.
         FatalError: if the backbone has to be downloaded and cannot be.
     """
     cache()
+    _refuse_artifacts_without_a_place(config.tracking)
     if config.loop.name == "estimator":
         _refuse_estimator_where_there_is_none()
     images = backbones.images_of(config.backbone, config.dataset.image_size)
@@ -74,6 +78,17 @@ def check(config: Config) -> Config:
         raise ConfigError(runtime.NO_TENSOR_CORES)
     told = {"input_size": images.input_size, "value_range": images.value_range}
     return config.model_copy(update={"backbone": config.backbone.model_copy(update=told)})
+
+
+def _refuse_artifacts_without_a_place(tracking: TrackingConfig) -> None:
+    """MLflow would say so when the first artifact comes, and then it could as well be an outage."""
+    if tracking.artifacts is None:
+        return
+    folder = Path(tracking.artifacts)
+    there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    why = f"{there} is no folder" if not there.is_dir() else f"nothing can be written to {there}"
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"tracking.artifacts={folder}: {why}; allowed is a folder, which is made where there is none")
 
 
 def _refuse_estimator_where_there_is_none() -> None:

@@ -1,13 +1,29 @@
-"""Whether an SQLite file has its end. SQLite reads zeros in place of the rest of a last page, and says nothing."""
+"""SQLite's files: whether one has its end, and which path of one an address of a database can name.
+
+SQLite reads zeros in place of the rest of a last page, and says nothing.
+"""
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
+ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
+"""Another character, in an address."""
+
 PATIENCE_SECONDS = 5.0  # for a process that is just writing
+
+
+def objection(path: object) -> str | None:
+    """Why an address cannot name `path`, in words that follow it; None if it can.
+
+    Such a database would lie elsewhere: what follows a `?` is no part of the path, and `%20` is a space.
+    """
+    found = "?" if "?" in str(path) else (escape := ESCAPE.search(str(path))) and escape[0]
+    return f"{found} means something else in the address of a database; allowed is a path without it" if found else None
 
 
 def is_cut_off(file: Path) -> bool:

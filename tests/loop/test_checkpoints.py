@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 from tests.loop.laboratory import Laboratory, curve
 
 from graft.errors import FailedTrial
 from graft.loop.result import TrainResult, best_epoch
 from graft.run import run
+from graft.tensorflow_paths import literal
 from graft.tracking.recorder import MemoryRecorder
 
 Damage = Callable[[Path], object]
@@ -138,6 +140,16 @@ def test_whatever_is_damaged_training_ends_where_it_would_have_ended(
         assert left - {"latest", "best", "checkpoint", "history.json", "features_engine", "paid_seconds.json"} == (
             latest | {f"{best}.{DATA}", f"{best}.index"}
         )
+
+
+@pytest.mark.parametrize("name", ["run [old]", "[lr=1]", r"run\old", "run?*"])
+def test_a_folder_whose_name_is_a_pattern_has_checkpoints_as_any_other(lab: Laboratory, name: str) -> None:
+    cut, _ = lab.run("epochs=2", folder=f"{name}/run", stop=stopped_after(1))
+    assert cut.stopped == "interrupted"
+    resumed, recorder = lab.run("epochs=2", folder=f"{name}/run")
+    assert resumed.test_accuracy is not None
+    assert list(recorder.metrics["epoch_seconds"]) == [0, 1]
+    assert tf.train.latest_checkpoint(str(literal(lab.folder / name / "run/checkpoints/best")))
 
 
 def test_an_early_best_that_all_later_ones_rest_on_takes_them_with_it(

@@ -102,7 +102,7 @@ class Environment:
 
     @property
     def tracking(self) -> TrackingConfig:
-        return from_hydra(composed(f"tracking.uri=sqlite:///{self.home}/mlruns/mlflow.db")).tracking
+        return from_hydra(composed(f"tracking.uri='sqlite:///{self.home}/mlruns/mlflow.db'")).tracking
 
     def record(self, name: str) -> Sequence[RecordedRun]:
         return recorded_run.find(open_store(self.tracking, create=False), name).runs
@@ -117,7 +117,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: Path) -
     """With a sweep over all loops on record, whose trials one process ran one after the other."""
     if not PYTHON.exists():
         pytest.skip("there is no .venv-estimator; make experiment NAME=estimator makes it, with Python 3.11")
-    home = tmp_path_factory.mktemp("estimator")
+    home = tmp_path_factory.mktemp("estimator [old]")  # TensorFlow would take it for a pattern
     small = [*backbone_at(tiny_backbone), "dataset.image_size=16", "dataset.max_images=400", "epochs=3"]
     small += ["learning_rate=0.002", "dropout_rate=0.3", "learning_rate_schedule=cosine", "class_weights=balanced"]
     made = Environment(home, [*small, "tracking.log_model=false"])
@@ -152,7 +152,7 @@ def test_a_run_that_is_struck_down_goes_on_to_the_same_numbers(environment: Envi
     kind = "finetuned"
     # Estimator has saved its second epoch then, and Graft has not.
     blow = "from tests.processes import Blow; Blow('graft.loop.checkpoints:Checkpoints.save', 2).arm()"
-    run = [ESTIMATOR, KINDS[kind], f"hydra.run.dir={environment.home / kind}"]
+    run = [ESTIMATOR, KINDS[kind], f"hydra.run.dir='{environment.home / kind}'"]
     assert environment.train(*run, blow=blow).returncode == -9
     folder = environment.home / kind / "checkpoints"
     assert list((folder / "estimator").glob("model.ckpt-14.*"))

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlflow.entities import Dataset, DatasetInput
+from tests.conftest import run_command
 from tests.report.conftest import Page, Records, Sweep, Trial, seeds
 
 from graft.comparison.record import read
@@ -518,6 +520,26 @@ def test_name_and_parent_run_find_the_same_sweep(records: Records) -> None:
     assert asked[0] == asked[1] == asked[2]
 
 
+@pytest.mark.parametrize("name", ["it's", 'the "best"', r"a\b"])
+def test_a_name_with_a_quotation_mark_finds_its_sweep(records: Records, name: str) -> None:
+    sweep = records.sweep(seeds([0.01, 0.02]), name=name)
+    assert sweep.graft("compare", name).exit_code == 0
+    assert len(sweep.numbers()["trials"]) == 4
+
+
+def test_where_the_locale_is_ascii_names_are_written_whole_and_printed_escaped(records: Records) -> None:
+    trials = [Trial(True, name="größer"), Trial(False, name="größer")]
+    sweep = records.sweep(trials, name="größen", test_images=200)
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
+    for command in ("compare", "report"):
+        words = ["graft", command, sweep.parent, "--experiment", sweep.experiment]
+        done = run_command(words, records.home, **ascii_alone)
+        assert done.returncode == 0, done.stderr
+        if command == "compare":
+            assert r"gr\xf6\xdfer" in done.stdout
+    assert "größen" in (sweep.folder / "report/report.html").read_text(encoding="utf-8")
+
+
 def test_a_report_that_fails_takes_no_sweep_with_it(
     records: Records, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -549,6 +571,47 @@ def test_a_record_that_was_edited_ends_in_no_traceback(records: Records) -> None
         done = sweep.graft(command, sweep.name)
         assert done.exit_code == 0, done.output
     assert [trial["number"] for trial in json.loads(sweep.graft("compare", "--json").stdout)["trials"]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        {"test_accuracy": 1e308},
+        {"test_accuracy": -0.5, "best_val_accuracy": math.inf},
+        {"epoch_seconds_live": 1e308},
+        {"epoch_seconds_live": 1e-320},
+        {"trainable_parameters": 1e300, "overfit_gap": 1e308},
+        {"total_seconds": math.inf, "feature_extraction_seconds": 1e308},
+    ],
+    ids=str,
+)
+def test_a_number_that_nothing_measures_was_not_measured(records: Records, edited: dict[str, float]) -> None:
+    sweep = records.sweep([*seeds([0.01, 0.02]), Trial(False, seed=2, once=edited), Trial(True, seed=2)])
+    for command in ("compare", "report"):
+        done = sweep.graft(command)
+        assert done.exit_code == 0, done.output
+        done = sweep.graft(command, "--json")
+        trial = json.loads(done.stdout, parse_constant=pytest.fail)["trials"][4]
+        assert not set(edited.values()) & {value for value in trial.values() if isinstance(value, float | int)}
+
+
+@pytest.mark.parametrize("value", ["1e999", "-1", "[" * 100_000], ids=lambda value: value[:9])
+def test_what_nobody_counted_is_no_count(records: Records, value: str) -> None:
+    sweep = records.sweep([Trial(False, val=0.95), Trial(True)])
+    client, (run, _) = sweep.store.client, sweep.runs
+    (given,) = [each for each in client.get_run(run).inputs.dataset_inputs if each.tags[0].value == "test"]
+    edited = Dataset("edited", "1" * 36, "local", "digits", profile=f'{{"images": {value}}}')
+    other = client.create_run(sweep.store.experiment_id, tags={**client.get_run(run).data.tags, "graft.trial": "2"})
+    client.log_inputs(other.info.run_id, [DatasetInput(edited, given.tags)])
+    client.log_text(run, f'{{"class_names": ["a"], "counts": [[{value}]]}}', "confusion.json")
+    client.set_tag(sweep.runs[1], "graft.trial", "1" * 5_000)
+    client.set_tag(sweep.parent, "graft.best_trial", "9" * 5_000)
+    for command in ("compare", "report"):
+        done = sweep.graft(command, "--json")
+        assert done.exit_code == 0, done.output
+        told = json.loads(done.stdout)
+        assert [(trial["number"], trial["test_images"]) for trial in told["trials"]] == [(0, 200), (2, None)]
+    assert told["confusion"] is None
 
 
 def test_the_best_trial_is_the_one_that_the_sweep_calls_so(records: Records) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import shlex
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -258,6 +260,22 @@ def test_a_sweep_that_died_while_it_was_created_can_be_started_again(steps: App)
     optuna.create_study(study_name="mine", storage=open_storage(str(steps.journal)))
     assert steps.run("x=1,2", "hydra.sweeper.study_name=mine").status == 0
     assert len(notes(steps, "end")) == 2
+
+
+def test_a_sweep_whose_folder_was_moved_is_not_begun_anew_where_it_was(steps: App) -> None:
+    command = ["x=1,2", "hydra.sweeper.study_name=mine"]
+    assert steps.run(*command).status == 0
+    old, new = steps.folder, steps.folder.with_name("new place")
+    old.rename(new)
+    steps.folder, steps.journal, steps.storage = new, new / "study.journal", str(new / "study.journal")
+    done = steps.run(*command)
+    assert done.status == 2, done.err
+    assert f"The folder of the sweep mine, {old}/" in done.err
+    assert not old.exists()
+    remedy = done.err.strip().rpartition("too: ")[2]
+    assert remedy == f"ln -s '{new}' {old}"
+    subprocess.run(shlex.split(remedy), check=True)
+    assert steps.run(*command).status == 0
 
 
 def test_a_study_of_somebody_else_is_not_touched(steps: App) -> None:

@@ -92,6 +92,17 @@ def test_a_storage_that_cannot_be_opened_is_refused(make_app: Callable[[str], Ap
     assert app.lines() == []
 
 
+@pytest.mark.parametrize(("name", "sign"), [("a%20b.db", "%20"), ("a.db?timeout=5", "?")])
+def test_an_address_that_means_another_file_is_refused(make_app: Callable[[str], App], name: str, sign: str) -> None:
+    app = make_app(APP)
+    (app.folder / "config.yaml").write_text("x: 0.0\n")
+    before = sorted(app.folder.iterdir())
+    done = app.run("x=1,2", f"hydra.sweeper.storage='sqlite:///{app.folder}/{name}'")
+    assert done.status == 2
+    assert f"hydra.sweeper.storage=sqlite:///{app.folder}/{name}: {sign} means something else" in done.err
+    assert sorted(app.folder.iterdir()) == before
+
+
 def test_paths_are_made_absolute(tmp_path: Path) -> None:
     assert resolve_storage(None, tmp_path) == f"{tmp_path}/multirun/optuna.journal"
     assert resolve_storage("a/b.journal", tmp_path) == f"{tmp_path}/a/b.journal"

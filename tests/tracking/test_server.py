@@ -454,7 +454,9 @@ def test_a_server_that_refuses_a_run_is_told_at_once(
         recorder_of(tracking, folder)
 
 
+@pytest.mark.parametrize("damage", [b"\xff\x00 nonsense\n", b"[" * 200_000 + b"\n"], ids=["nonsense", "nested"])
 def test_a_damaged_line_is_told_and_the_rest_is_sent(
+    damage: bytes,
     server: MlflowServer,
     experiment: str,
     line: Line,
@@ -471,7 +473,7 @@ def test_a_damaged_line_is_told_and_the_rest_is_sent(
     while any(thread.name == "record" for thread in threading.enumerate()):  # one is just trying for the last time
         time.sleep(0.05)
     lines = (folder / "record.jsonl").read_bytes().splitlines(keepends=True)
-    (folder / "record.jsonl").write_bytes(b"".join([*lines[:2], b"\xff\x00 nonsense\n", *lines[3:]]))
+    (folder / "record.jsonl").write_bytes(b"".join([*lines[:2], damage, *lines[3:]]))
     line.up()
     assert sync()[0] == 0
     assert "is damaged and left out" in caplog.text

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from graft.backbones.source import Backbone, SavedBackbone
 from graft.errors import ConfigError
+from graft.tensorflow_paths import literal
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -67,7 +68,7 @@ def hub_layer(
         # A SavedModel computes in the precision that it was saved with, so the layer must not follow a
         # mixed-precision policy and hand it half-precision images.
         layer = hub.KerasLayer(
-            str(saved.path), trainable=trainable, arguments=arguments, dtype="float32", name="backbone"
+            str(literal(saved.path)), trainable=trainable, arguments=arguments, dtype="float32", name="backbone"
         )
     module = layer.resolved_object
     if arguments and not _takes(module, "batch_norm_momentum"):

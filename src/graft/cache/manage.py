@@ -198,7 +198,7 @@ def _features_in_words(folder: Path, facts: dict[str, marks.Fact]) -> str:
         if shape is not None and index_file.name != marks.ABOUT:
             images, width = images + shape[0], shape[1]
             with contextlib.suppress(OSError, ValueError, AttributeError):
-                engines.add(json.loads(index_file.read_text()).get("engine", "tensorflow"))
+                engines.add(json.loads(index_file.read_text(encoding="utf-8")).get("engine", "tensorflow"))
     if not images:
         return ""
     size = f" of {facts['image_size']} px" if "image_size" in facts else ""

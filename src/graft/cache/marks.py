@@ -24,14 +24,14 @@ def describe(folder: Path, **facts: Fact) -> None:
     """Says what the entry in `folder` is, for `graft cache ls`: `backbone=`, `image_size=` in pixels, and so on."""
     partial = folder / f"{ABOUT}.partial"
     with contextlib.suppress(OSError):
-        partial.write_text(json.dumps(facts))
+        partial.write_text(json.dumps(facts), encoding="utf-8")
         os.replace(partial, folder / ABOUT)
 
 
 def facts_of(folder: Path) -> dict[str, Fact]:
     """What `describe` said; nothing if the entry is older than that."""
     try:
-        facts = json.loads((folder / ABOUT).read_text())
+        facts = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}

@@ -90,7 +90,7 @@ class PostgreSQL:
     def process(self) -> psutil.Process | None:
         """The server, if it runs. What its file says of a number that another process has by now is not believed."""
         with contextlib.suppress(OSError, ValueError, psutil.Error):
-            process = psutil.Process(int((self.data / "postmaster.pid").read_text().split()[0]))
+            process = psutil.Process(int((self.data / "postmaster.pid").read_text(encoding="utf-8").split()[0]))
             return process if self._works_here(process) else None
         return None
 
@@ -185,13 +185,13 @@ class PostgreSQL:
     def _keep_password(self) -> None:
         """Writes the password for this port, and makes one if there is none: at first, or because its file was lost."""
         try:
-            password = self.pgpass.read_text().rstrip("\n").rpartition(":")[2]
+            password = self.pgpass.read_text(encoding="utf-8").rstrip("\n").rpartition(":")[2]
         except FileNotFoundError:
             password = secrets.token_urlsafe(32)
             self._execute(self.data, f"ALTER ROLE {ROLE} PASSWORD '{password}'")
         partial = self.pgpass.with_name("pgpass.partial")
         partial.unlink(missing_ok=True)
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(f"127.0.0.1:{self.port}:*:{ROLE}:{password}\n")
         partial.replace(self.pgpass)
 
@@ -224,7 +224,7 @@ class PostgreSQL:
     def _programs(self) -> Path:
         """The folder of PostgreSQL's programs, of the version that the databases were made with, if there are some."""
         try:
-            made_with = (self.data / "PG_VERSION").read_text().strip()
+            made_with = (self.data / "PG_VERSION").read_text(encoding="utf-8").strip()
         except FileNotFoundError:
             made_with = None
         found = list(program_folders())
@@ -283,7 +283,9 @@ def program_folders() -> Iterator[Path]:
     if found := shutil.which("initdb"):
         candidates.append(Path(found).resolve().parent)
     if config := shutil.which("pg_config"):
-        said = subprocess.run([config, "--bindir"], capture_output=True, text=True, check=False).stdout
+        said = subprocess.run(
+            [config, "--bindir"], capture_output=True, encoding="utf-8", errors="replace", check=False
+        ).stdout
         candidates.append(Path(said.strip()))
     candidates += sorted(PACKAGED.glob("*/bin"), key=lambda folder: _version_number(folder.parent.name), reverse=True)
     for folder in dict.fromkeys(candidates):
@@ -298,7 +300,9 @@ def _version_number(name: str) -> float:
 
 
 def _major_version(folder: Path) -> str:
-    said = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True, check=False).stdout
+    said = subprocess.run(
+        [folder / "postgres", "--version"], capture_output=True, encoding="utf-8", errors="replace", check=False
+    ).stdout
     found = re.search(r"\) (\d+)", said)
     return found[1] if found else "of an unknown version"
 

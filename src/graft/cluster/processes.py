@@ -35,7 +35,7 @@ class Log:
 
     def end(self) -> str:
         """For an error: what the server said last."""
-        lines = self.path.read_text(errors="replace").splitlines()[-LAST_LINES:]
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
         return "\n".join([f"The end of {self.path}:", *lines])
 
 

@@ -196,7 +196,7 @@ def _kept(folder: Path) -> Cluster | None:
         ConfigError: if it was started on another machine, which has the same folder. Two servers would ruin the data.
     """
     try:
-        kept = json.loads(_kept_in(folder).read_text())
+        kept = json.loads(_kept_in(folder).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     if kept["host"] != here(left=False)["host"]:

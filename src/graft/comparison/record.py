@@ -17,10 +17,11 @@ from graft.errors import ConfigError
 from graft.loop.result import History, typical_epoch_seconds
 from graft.suggestions import did_you_mean
 from graft.tracking.mlflow_store import Run, Store, open_store
-from graft.tracking.tagged_run import OBJECTIVES_TAG, REPORT_TAG
+from graft.tracking.tagged_run import OBJECTIVES_TAG, REPORT_TAG, trial_number
 
 UI = "http://127.0.0.1:5000"  # where `make ui` serves
 BY_ACCURACY = {"best_val_accuracy": "maximize"}  # what a sweep optimises unless it is told otherwise
+LEAST, MOST = 1e-9, 1e12  # seconds, images or parameters
 COMPARED = 20  # runs on MLflow's page that compares them; more would make no address
 
 
@@ -197,7 +198,7 @@ def read(store: Store, sweep: str | None) -> Comparison:
             else "There is no sweep yet: make sweep, or python train.py -m with several values of a key"
         )
     name = parent.data.tags["graft.sweep"]
-    numbered = {_trial_number(run.data.tags.get("graft.trial")): run for run in store.find(kind="trial", sweep=name)}
+    numbered = {trial_number(run.data.tags.get("graft.trial")): run for run in store.find(kind="trial", sweep=name)}
     numbers = sorted(number for number in numbered if number is not None)
     objectives = _objectives(parent.data.tags.get(OBJECTIVES_TAG, ""))
     trials = tuple(_row(store, numbered[number], number, objectives) for number in numbers)
@@ -213,7 +214,7 @@ def read(store: Store, sweep: str | None) -> Comparison:
         served=served,
         options=tuple(tracking.options()),
         report=parent.data.tags.get(REPORT_TAG),
-        best_trial=_trial_number(parent.data.tags.get("graft.best_trial")),
+        best_trial=trial_number(parent.data.tags.get("graft.best_trial")),
         objectives=objectives,
     )
 
@@ -222,9 +223,15 @@ def _validated(trial: TrialRow) -> float:
     return -1.0 if trial.best_val_accuracy is None else trial.best_val_accuracy
 
 
-def _trial_number(tag: str | None) -> int | None:
-    """None if it is no number, because the record was edited."""
-    return int(tag) if tag is not None and tag.isdecimal() else None
+def _measured(name: str, value: float) -> bool:
+    """Whether a metric can have this value. A run that was edited may have any, and then it was not measured."""
+    if not math.isfinite(value):
+        return False
+    if name.endswith("_accuracy"):
+        return 0 <= value <= 1
+    if name == "overfit_gap":
+        return -1 <= value <= 1
+    return value == 0 or LEAST <= value <= MOST
 
 
 def _objectives(tag: str) -> dict[str, str]:
@@ -236,11 +243,14 @@ def _objectives(tag: str) -> dict[str, str]:
 
 
 def _row(store: Store, run: Run, number: int, objectives: Mapping[str, str]) -> TrialRow:
-    # What is no number, as of a run that was edited, was not measured.
-    metrics = {name: value for name, value in run.data.metrics.items() if math.isfinite(value)}
+    metrics = {name: value for name, value in run.data.metrics.items() if _measured(name, value)}
     tags = run.data.tags
     epochs = store.client.get_metric_history(run.info.run_id, "epoch_seconds") if "epoch_seconds" in metrics else []
-    history: History = [{"epoch_seconds": metric.value} for metric in sorted(epochs, key=lambda metric: metric.step)]
+    history: History = [
+        {"epoch_seconds": metric.value}
+        for metric in sorted(epochs, key=lambda metric: metric.step)
+        if _measured("epoch_seconds", metric.value)
+    ]
     has_checkpoint = "best_val_accuracy" in metrics
     return TrialRow(
         number=number,
@@ -278,9 +288,10 @@ def _images(run: Run, split: str) -> int | None:
     for entry in run.inputs.dataset_inputs if run.inputs else ():
         if any(tag.key == "mlflow.data.context" and tag.value == split for tag in entry.tags):
             try:
-                return int(json.loads(entry.dataset.profile or "")["images"])
-            except (KeyError, TypeError, ValueError):
+                images = int(json.loads(entry.dataset.profile or "")["images"])
+            except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
                 return None
+            return images if 0 < images <= MOST else None
     return None
 
 

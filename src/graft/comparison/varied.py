@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from graft.comparison.pairing import ABOUT_THE_RECORD, DEFAULTS, follows_default
 from graft.comparison.record import TrialRow
 
+LEAST, MOST = 1e-100, 1e100
 FIRST = ("trainable", "learning_rate", "head_width", "dropout_rate", "backbone.name", "dataset.name", "optimizer.name")
 
 
@@ -33,9 +34,11 @@ def varied_keys(trials: Sequence[TrialRow]) -> tuple[str, ...]:
 def numbers(trials: Sequence[TrialRow], key: str) -> list[float] | None:
     """The values of a key as numbers, one a trial; None if one of them is none."""
     try:
-        return [float(trial.params[key]) for trial in trials]
+        found = [float(trial.params[key]) for trial in trials]
     except (KeyError, ValueError):
         return None
+    # Others, as of a run that was edited, have no place on an axis.
+    return found if all(value == 0 or LEAST <= abs(value) <= MOST for value in found) else None
 
 
 def _decided_by_name(key: str, values: Mapping[str, Sequence[str]], varied: set[str]) -> bool:

@@ -29,7 +29,7 @@ def read_index(folder: Path, shape: tuple[int, ...] | None = None) -> dict[str, 
         None if the store is damaged, or of another shape.
     """
     try:
-        index: dict[str, Any] = json.loads((folder / INDEX).read_text())
+        index: dict[str, Any] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         pixels = np.load(folder / PIXELS, mmap_mode="r")
         # Reading it all costs a fraction of one epoch, and brings it into memory.
         whole = pixels.dtype == np.uint8 and file_sha256(folder / PIXELS) == index["sha256"]

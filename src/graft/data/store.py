@@ -196,7 +196,7 @@ def _fill(folder: Path, images: ImageSet, size: int) -> dict[str, Any]:
             file.write(bytes(size * size * 3) if isinstance(image, str) else image.tobytes())
     index = {"unreadable": unreadable, "sha256": file_sha256(partial / image_files.PIXELS)}
     marks.describe(partial, classes=list(images.class_names))
-    (partial / image_files.INDEX).write_text(json.dumps(index))
+    (partial / image_files.INDEX).write_text(json.dumps(index), encoding="utf-8")
     os.replace(partial, folder)
     return index
 

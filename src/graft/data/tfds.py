@@ -99,7 +99,7 @@ def load(name: str, data_dir: str | None, *, download: bool) -> ImageSet:
 def is_whole(folder: Path) -> bool:
     """Whether the index in `folder` can be read, its rows to the last byte: they have checksums of their own."""
     try:
-        json.loads((folder / FACTS).read_text())
+        json.loads((folder / FACTS).read_text(encoding="utf-8"))
         _columns(folder)
     except DAMAGED:
         return False
@@ -201,7 +201,7 @@ def _holds_a_set(folder: Path) -> bool:
 def _is_current(folder: Path) -> bool:
     """Whether there is an index, of files that are what they were."""
     try:
-        facts = json.loads((folder / FACTS).read_text())
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         return (
             bool(facts["state"] == files_state([path for path, _, _ in facts["state"]])) and (folder / ROWS).is_file()
         )
@@ -220,7 +220,9 @@ def _make(request: Request, folder: Path) -> None:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     asked = json.dumps({"request": asdict(request), "folder": str(folder)})
-    done = subprocess.run(command, input=asked, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        command, input=asked, env=environment, stdout=subprocess.PIPE, encoding="utf-8", errors="replace", check=False
+    )
     try:
         told = json.loads(done.stdout)
     except ValueError:
@@ -233,7 +235,7 @@ def _make(request: Request, folder: Path) -> None:
 
 @functools.lru_cache(maxsize=2)  # a warm worker asks before every trial
 def _read(folder: Path, _changed: int) -> ImageSet:
-    facts = json.loads((folder / FACTS).read_text())
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     digests, labels, splits, files, offsets, lengths, numbers = _columns(folder)
     paths: list[str] = facts["records"]
     if facts["unlabelled"]:

@@ -78,7 +78,7 @@ def make(request: Request, folder: Path) -> None:
         "state": state,
     }
     marks.describe(partial, data_set=builder.info.full_name, images=len(rows.labels))
-    (partial / FACTS).write_text(json.dumps(facts))
+    (partial / FACTS).write_text(json.dumps(facts), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
 
@@ -236,7 +236,7 @@ def _line(error: BaseException) -> str:
 
 def main() -> None:
     """Reads a request from stdin, and answers on stdout what is wrong with it."""
-    answer = os.fdopen(os.dup(1), "w")
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what TFDS prints is no answer
     asked = json.load(sys.stdin)
     status, problems = 0, []

@@ -170,7 +170,7 @@ def _commit() -> Check:
         return Check("commit", "note", f"{CHECKOUT} is no git checkout; {unknown}")
     command = ["git", "-C", str(CHECKOUT), "rev-parse", "HEAD"]
     try:
-        done = subprocess.run([*command], capture_output=True, text=True, check=False)
+        done = subprocess.run([*command], capture_output=True, encoding="utf-8", errors="replace", check=False)
     except OSError as error:
         return Check("commit", "note", f"git cannot be run: {error.strerror}; {unknown}")
     reason = (done.stderr.strip().splitlines() or ["git status fails"])[0]

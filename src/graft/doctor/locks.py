@@ -48,7 +48,9 @@ def _held(folder: Path) -> list[tuple[Path, int]]:
 
 
 def _locked(information: Path) -> bool:
-    return any(line.startswith("lock:") and "FLOCK" in line for line in information.read_text().splitlines())
+    return any(
+        line.startswith("lock:") and "FLOCK" in line for line in information.read_text(encoding="utf-8").splitlines()
+    )
 
 
 def _name(pid: int) -> str:

@@ -94,7 +94,7 @@ def check_unsent() -> Check:
 def _is_entry(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

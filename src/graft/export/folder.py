@@ -54,7 +54,7 @@ def export(trained: TrainedModel, folder: Path, *, tflite: bool) -> None:
             module = ExportedModel(trained)
             signatures = {"serving_default": module.decoded, "encoded": module.encoded}
             tf.saved_model.save(module, str(partial), signatures=signatures)
-            (partial / CLASSES).write_text(json.dumps(trained.class_names, indent=1) + "\n")
+            (partial / CLASSES).write_text(json.dumps(trained.class_names, indent=1) + "\n", encoding="utf-8")
             if tflite:
                 (partial / TFLITE).write_bytes(tflite_of(trained))
             partial.chmod(0o777 & ~_umask())

@@ -41,7 +41,7 @@ def read_part(index_file: Path) -> Part | None:
     """The part with this index, its file read and compared with its digest; None if it is damaged."""
     features_file = index_file.with_suffix(".npy")
     try:
-        index = json.loads(index_file.read_text())
+        index = json.loads(index_file.read_text(encoding="utf-8"))
         part = Part(np.load(features_file, mmap_mode="r"), tuple(index["images"]), float(index["seconds_an_image"]))
         whole = len(part.features) == len(part.images) and file_sha256(features_file) == index["sha256"]
     except (OSError, EOFError, ValueError, KeyError, TypeError):  # numpy's for a file of no bytes is an EOFError

@@ -218,5 +218,5 @@ def _add_part(
     }
     os.replace(partial, folder / f"{name}.npy")
     index_partial = folder / f"{name}.json.partial"
-    index_partial.write_text(json.dumps(index))
+    index_partial.write_text(json.dumps(index), encoding="utf-8")
     os.replace(index_partial, folder / f"{name}.json")

@@ -15,6 +15,7 @@ import tf_keras
 from graft import files
 from graft.errors import FailedTrial, FatalError
 from graft.loop.result import History, best_epoch
+from graft.tensorflow_paths import literal
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ def read_whole(path: Path) -> tf.train.CheckpointReader:
         Damaged: if it is not there, or not what was written.
     """
     try:
-        reader = tf.train.load_checkpoint(str(path))
+        reader = tf.train.load_checkpoint(_name_of(path))
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
     except Exception as error:  # whatever Python has for TensorFlow's status: OutOfRange comes as an IndexError
@@ -181,7 +182,7 @@ class _Series:
         self._save_counter = objects.save_counter  # made by being asked for; `tf.train.Checkpoint.restore` looks for it
 
     def path(self, epoch: int) -> Path:
-        """What TensorFlow takes for the name of the checkpoint; its files have endings to it."""
+        """The files of the checkpoint have endings to it."""
         return self.folder / f"ckpt-{epoch}"
 
     def epochs(self) -> list[int]:
@@ -191,14 +192,14 @@ class _Series:
 
     def write(self, epoch: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._objects.write(str(self.path(epoch)))
+        self._objects.write(_name_of(self.path(epoch)))
 
     def check(self, epoch: int) -> tf.train.CheckpointReader:
         """As `read_whole`."""
         return read_whole(self.path(epoch))
 
     def read(self, epoch: int) -> None:
-        self._objects.read(str(self.path(epoch))).assert_existing_objects_matched()
+        self._objects.read(_name_of(self.path(epoch))).assert_existing_objects_matched()
 
     def keep(self, epochs: Collection[int]) -> None:
         """Removes every other checkpoint, and what a process that died while it wrote one left behind."""
@@ -214,6 +215,11 @@ class _Series:
             (folder / self.folder.name).mkdir(parents=True, exist_ok=True)
             for file in self.folder.glob(f"ckpt-{later}.*"):
                 os.replace(file, folder / self.folder.name / file.name)
+
+
+def _name_of(path: Path) -> str:
+    """What TensorFlow takes for the name of a checkpoint."""
+    return str(literal(path.parent) / path.name)
 
 
 def _epoch_of(file: Path) -> int | None:

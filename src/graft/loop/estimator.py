@@ -36,6 +36,7 @@ from graft.loop.optimizers import learning_rate_of
 from graft.loop.result import StopSignal, TrainResult
 from graft.loop.trained_model import TrainedModel, balanced_weights
 from graft.model import BACKBONE, HEAD, head_of
+from graft.tensorflow_paths import literal
 from graft.tracking.recorder import Recorder
 
 FOLDER = "estimator"  # beside Graft's own checkpoints
@@ -177,11 +178,12 @@ def _estimator(trainer: Trainer, config: Config, folder: Path, follower: _Follow
         optimizer=_legacy_optimizer(config, steps),
         loss=tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
-    beginning = trainer.begin_in(folder)
+    folder.mkdir(parents=True, exist_ok=True)  # none is made where a link leads nowhere
+    beginning = trainer.begin_in(literal(folder))
     converted = tf_keras.estimator.model_to_estimator(
         trainer.cloned,
         config=tf.estimator.RunConfig(
-            model_dir=str(folder),
+            model_dir=str(literal(folder)),
             tf_random_seed=config.seed,
             save_checkpoints_steps=steps,
             save_summary_steps=None,
@@ -260,7 +262,7 @@ class _StepsAndEpochs(tf.compat.v1.train.CheckpointSaverHook):
     """Estimator's own hook that saves, and has every checkpoint evaluated, between what the course is told and asks."""
 
     def __init__(self, follower: _FollowsTheCourse, folder: Path, scaffold: Any, batch: Batch) -> None:
-        super().__init__(str(folder), save_steps=follower.steps, scaffold=scaffold, save_graph_def=False)
+        super().__init__(str(literal(folder)), save_steps=follower.steps, scaffold=scaffold, save_graph_def=False)
         self._follower, self._batch = follower, batch
 
     def before_run(self, run_context: Any) -> Any:

@@ -15,6 +15,7 @@ from pathlib import Path
 from graft.comparison import Comparison, TrialRow
 from graft.comparison.contrast import Contrast, contrast
 from graft.comparison.interval import SAME
+from graft.comparison.record import MOST
 from graft.comparison.varied import varied_keys
 from graft.errors import FatalError
 from graft.loop.result import Confusion
@@ -123,6 +124,8 @@ def _curve(store: Store, trial: TrialRow) -> Curve | None:
         return None
     train, val = (_by_epoch(store, trial, f"{split}_accuracy") for split in ("train", "val"))
     epochs = min(len(train), len(val))  # a process may have died between the two
+    if not all(0 <= accuracy <= 1 for accuracy in (*train[:epochs], *val[:epochs])):  # it was edited
+        return None
     return Curve(tuple(train[:epochs]), tuple(val[:epochs]))
 
 
@@ -136,11 +139,13 @@ def _confusion(store: Store, best: TrialRow | None) -> tuple[tuple[str, ...], Co
         return (), None
     with tempfile.TemporaryDirectory() as folder:
         try:
-            recorded = json.loads(store.artifact(best.run_id, CONFUSION, Path(folder)).read_text())
+            recorded = json.loads(store.artifact(best.run_id, CONFUSION, Path(folder)).read_text(encoding="utf-8"))
             names = tuple(str(name) for name in recorded["class_names"])
             counts = tuple(tuple(int(count) for count in row) for row in recorded["counts"])
-        except (FatalError, OSError, ValueError, KeyError, TypeError) as error:
+        except (FatalError, OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             log.debug("No confusion of trial %d: %s", best.number, error)
             return (), None
+    if not all(0 <= count <= MOST for row in counts for count in row):  # it was edited
+        return (), None
     square = len(counts) == len(names) and all(len(row) == len(names) for row in counts)
     return (names, counts) if square and names else ((), None)

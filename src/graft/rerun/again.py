@@ -233,7 +233,7 @@ def _run_id_in(directory: Path) -> str:
     from graft.tracking.mlflow_recorder import RUN_ID_FILE
 
     try:
-        return (directory / RUN_ID_FILE).read_text()
+        return (directory / RUN_ID_FILE).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise FatalError(
             f"The rerun in {directory} cannot be compared, because MLflow did not take its record; graft sync sends it"

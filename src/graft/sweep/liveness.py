@@ -112,11 +112,12 @@ def birth_of(pid: int) -> str:
         FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess: There is no such process.
     """
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:  # no Linux
         return f"{psutil.Process(pid).create_time():.0f}"
     # The name of the program, in brackets, may hold anything.
-    return f"{boot} {Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
+    said = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    return f"{boot} {said.rpartition(')')[2].split()[19]}"
 
 
 def _host() -> str:

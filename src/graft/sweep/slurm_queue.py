@@ -194,7 +194,7 @@ def _squeue() -> dict[str, str] | None:
     """The user's jobs in Slurm's queue with their comments; None if Slurm does not answer."""
     command = ["squeue", "--noheader", "--user", str(os.getuid()), "--format", "%i|%k"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     rows = [line.strip().partition("|") for line in done.stdout.splitlines() if line.strip()]

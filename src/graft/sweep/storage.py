@@ -15,7 +15,7 @@ from filelock import FileLock
 from graft import disk
 from graft.errors import ConfigError, FatalError
 from graft.paths import expanded
-from graft.sqlite_file import is_cut_off
+from graft.sqlite_file import is_cut_off, objection
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -44,6 +44,9 @@ def resolve_storage(storage: str | None, cwd: Path) -> str:
     Args:
         storage: None, a path of a journal file, or a database URL.
         cwd: Where relative paths start.
+
+    Raises:
+        ConfigError: if it is the address of an SQLite database whose path means another one there.
     """
     if storage is None:
         return str(cwd / DEFAULT_STORAGE)
@@ -51,7 +54,11 @@ def resolve_storage(storage: str | None, cwd: Path) -> str:
         return str(cwd / expanded(storage))
     if is_sqlite(storage):
         head, _, path = storage.partition(":///")
-        return f"{head}:///{cwd / path}" if path else storage
+        if not path:
+            return storage
+        if said := objection(cwd / path):
+            raise ConfigError(f"hydra.sweeper.storage={head}:///{cwd / path}: {said}")
+        return f"{head}:///{cwd / path}"
     return storage
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import itertools
+import shlex
 import time
 import uuid
 from collections import Counter
@@ -44,6 +45,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from graft.disk import unwritable_of
+from graft.errors import ConfigError
 from graft.sweep import liveness
 from graft.sweep.identity import Identity
 from graft.sweep.liveness import end_leftover_workers, here
@@ -210,8 +212,13 @@ class SweepStudy:
         Args:
             identity: What a new sweep may be gone on with.
             directory: Where a new one's trials have their folders.
+
+        Raises:
+            ConfigError: if the folder of an old one was moved.
         """
         root = self._study(self.name, create=True)
+        if self.resumed:
+            _refuse_if_moved(self.name, self.directory, directory)
         if not self.resumed:
             root.set_user_attr(DIRECTORY, str(directory))
             root.set_user_attr(IDENTITY, {"digest": identity.digest, "parts": dict(identity.parts)})
@@ -638,3 +645,28 @@ def _grid_distribution(values: Sequence[Plain]) -> BaseDistribution | None:
 
 def _grid_param(value: Value, distribution: BaseDistribution) -> Plain:
     return float(value.plain) if isinstance(distribution, FloatDistribution) else value.plain  # type: ignore[arg-type]
+
+
+def _refuse_if_moved(sweep: str, recorded: Path, fresh: Path) -> None:
+    """Trials would else begin anew where the folder was, and their checkpoints lie where it is.
+
+    Args:
+        sweep: Its name.
+        recorded: The sweep's folder as it was when it began.
+        fresh: The folder that a sweep which begins now would have.
+
+    Raises:
+        ConfigError: if `recorded` is not there, and what ends alike lies beside `fresh`.
+    """
+    if recorded.exists():
+        return
+    for above, old in itertools.product(fresh.parents, recorded.parents):
+        moved = above / recorded.relative_to(old)
+        if above.name == old.name and above.name and moved.is_dir():
+            while above.name == old.name and above.name:
+                above, old = above.parent, old.parent
+            raise ConfigError(
+                f"The folder of the sweep {sweep}, {recorded}, was moved to {moved}, and its record names the old "
+                f"place. Move it back, or make it known there, too: ln -s {shlex.quote(str(above))} "
+                f"{shlex.quote(str(old))}"
+            )

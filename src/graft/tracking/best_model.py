@@ -52,7 +52,13 @@ def _in_a_process(words: list[str]) -> str:
     # No GPU: the workers still hold its memory. A session of its own: Ctrl-C reaches it through here alone.
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
     )
     try:
         printed, errors = process.communicate(timeout=PATIENCE_SECONDS)

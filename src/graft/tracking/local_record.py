@@ -127,7 +127,7 @@ class LocalRecord:
                     kind, at = str(content.pop("kind")), int(content.pop("at"))
                     if missing := FIELDS.get(kind, set()) - content.keys():
                         raise KeyError(missing)
-                except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+                except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
                     log.warning("%s: the line at byte %d is damaged and left out", self._file, start)
                 else:
                     yield Statement(kind, at, content, start, end)
@@ -195,6 +195,6 @@ def _mark(folder: Path) -> Mark:
         with (folder / NAME).open("rb") as record:
             record.seek(end - 1)  # fails before the first byte
             whole = record.read(1) == b"\n"
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return Mark()
     return Mark(end if whole else 0, run_id, uri)

@@ -17,7 +17,7 @@ from graft.errors import FatalError
 from graft.interruption import undisturbed
 from graft.paths import records
 from graft.sqlite_file import is_cut_off
-from graft.tracking.tagged_run import NoSuchExperiment
+from graft.tracking.tagged_run import NoSuchExperiment, quoted
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nobody asked for it, and it needs a network
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for files of a few kilobytes
@@ -79,10 +79,10 @@ class Store:
             tags: Without their ``graft.``.
 
         Raises:
-            FatalError: for a value with a quotation mark, which MLflow cannot search for.
+            FatalError: for a value that MLflow cannot search for, as `quoted` has it.
         """
-        conditions = [f"tags.`graft.{key}` = '{_quoted(value)}'" for key, value in tags.items()]
-        conditions += [f"attributes.status = '{_quoted(status)}'"] if status else []
+        conditions = [f"tags.`graft.{key}` = {_quoted(value)}" for key, value in tags.items()]
+        conditions += [f"attributes.status = {_quoted(status)}"] if status else []
         condition = " and ".join(conditions)
         found: list[Run] = []
         token: str | None = None
@@ -264,6 +264,7 @@ def is_outage(error: BaseException, uri: str) -> bool:
 
 
 def _quoted(value: str) -> str:
-    if "'" in value:
-        raise FatalError(f"{value!r} cannot be searched for in MLflow: it contains a quotation mark")
-    return value
+    try:
+        return quoted(value)
+    except ValueError as error:
+        raise FatalError(f"{value}: {error}") from None

@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from graft.errors import ConfigError, FatalError
 from graft.secrets import Secrets, resolved
 from graft.tracking.mlflow_store import Run, Store
+from graft.tracking.tagged_run import trial_number
 
 LEAST_PREFIX = 6
 """Characters of a run's id that stand for all of it, if they are no other's."""
@@ -171,15 +172,14 @@ def _latest(known: Sequence[Run]) -> str:
 
 
 def _trial_of(tags: Mapping[str, str]) -> int | None:
-    number = tags.get("graft.trial", "")
-    return int(number) if number.isdecimal() else None
+    return trial_number(tags.get("graft.trial"))
 
 
 def _whole(store: Store, run: Run) -> RecordedRun:
     client, run_id = store.client, run.info.run_id
     with tempfile.TemporaryDirectory() as folder:
         try:
-            config = yaml.safe_load(store.artifact(run_id, "config.yaml", Path(folder)).read_text())
+            config = yaml.safe_load(store.artifact(run_id, "config.yaml", Path(folder)).read_text(encoding="utf-8"))
         except (FatalError, OSError, ValueError, yaml.YAMLError) as error:
             reason = str(error).strip().splitlines()[0]
             raise FatalError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,12 @@ class ServedModel(PythonModel):
         import tensorflow as tf  # late: MLflow runs this file once to log it
 
         folder = Path(context.artifacts["saved_model"])
-        self._class_names: list[str] = json.loads((folder / "classes.json").read_text())
-        self._loaded = tf.saved_model.load(str(folder))  # its functions live as long as it does
+        self._class_names: list[str] = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
+        # Of a folder with `[` in its path TensorFlow would not find the weights: it takes that for a pattern.
+        with tempfile.TemporaryDirectory() as elsewhere:
+            link = Path(elsewhere) / "saved_model"
+            link.symlink_to(folder.absolute(), target_is_directory=True)
+            self._loaded = tf.saved_model.load(str(link))  # its functions live as long as it does
 
     # Without types: MLflow would make a second signature of them.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]

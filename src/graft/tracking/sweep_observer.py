@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from graft import preparation, provenance
@@ -23,7 +24,7 @@ from graft.report.after_sweep import write_after_sweep
 from graft.secrets import Secrets
 from graft.suggestions import did_you_mean
 from graft.sweep.observer import SweepEnded, SweepStarted, TrialEnded
-from graft.tracking.tagged_run import OBJECTIVES_TAG
+from graft.tracking.tagged_run import OBJECTIVES_TAG, quoted
 
 if TYPE_CHECKING:
     from graft.tracking.delivery import Delivery
@@ -65,6 +66,7 @@ class MlflowSweepObserver:
         secrets = Secrets.of(config)
         self._secrets |= secrets  # what is swept comes from the environment, too
         with secrets.out_of_errors():
+            _refuse_unsearchable_name()
             checked = from_hydra(config)
             preparation.check(checked)
             return {f"dataset {checked.dataset.name}": _fingerprint(checked.dataset)}
@@ -188,6 +190,24 @@ class MlflowSweepObserver:
         assert self._delivery is not None
         self._local.say(kind, self._secrets.out_of({"sweep": self._sweep, **content}))
         self._delivery.more()
+
+
+def _refuse_unsearchable_name() -> None:
+    """Refuses a name that the sweep's trials could not be found by in MLflow.
+
+    Raises:
+        ConfigError: if the sweep would have one.
+    """
+    if not HydraConfig.initialized():
+        return
+    hydra = HydraConfig.get()
+    given = hydra.sweeper.get("study_name")
+    # Without a name it gets that of the job, and the time.
+    key, name = ("hydra.job.name", hydra.job.name) if given is None else ("hydra.sweeper.study_name", given)
+    try:
+        quoted(str(name))
+    except ValueError as error:
+        raise ConfigError(f"{key}={name}: {error}; allowed is another name") from None
 
 
 def _base(config: DictConfig) -> dict[str, str]:

@@ -17,6 +17,27 @@ REPORT_TAG = "graft.report"
 OBJECTIVES_TAG = "graft.objectives"
 """Of a sweep: what it optimises, as JSON: ``minimize`` or ``maximize`` by the metric's name."""
 
+LONGEST_NUMBER = 9  # digits
+
+
+def quoted(value: str) -> str:
+    """`value` as MLflow's searches take it.
+
+    Raises:
+        ValueError: if they can take it in neither quotation mark; the text is the reason.
+    """
+    if value.endswith("\\"):
+        raise ValueError("MLflow cannot search for what ends with a backslash")
+    marks = [mark for mark in ("'", '"') if mark not in value]
+    if not marks:
+        raise ValueError("MLflow cannot search for what has both kinds of quotation marks")
+    return f"{marks[0]}{value}{marks[0]}"
+
+
+def trial_number(tag: str | None) -> int | None:
+    """What a tag such as ``graft.trial`` says; None if that is no number of a trial, because the record was edited."""
+    return int(tag) if tag is not None and tag.isdecimal() and len(tag) <= LONGEST_NUMBER else None
+
 
 @dataclass(frozen=True)
 class TaggedRun:
@@ -61,7 +82,7 @@ class TaggedRun:
         """`host`, `pid` and `started` of the process that it runs in, or None if that was not recorded."""
         try:
             process = json.loads(self.tags.get(PROCESS_TAG, ""))
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         return process if isinstance(process, dict) and {"host", "pid", "started"} <= process.keys() else None
 
