@@ -71,6 +71,41 @@ def test_a_rerun_asks_the_environment_again(home: Path, monkeypatch: pytest.Monk
     test_what_the_environment_gave_is_recorded_nowhere(home)
 
 
+def test_a_path_is_hidden_however_it_is_spelt(tmp_path: Path, tiny_backbone: Path) -> None:
+    """A folder is recorded, and named by errors, from the root and without links."""
+    write_classes(tmp_path / SECRET / "photos", {"cat": 24, "dog": 24})
+    (tmp_path / "link").symlink_to(SECRET)
+    overrides = ["+size=smoke", "dataset=image_folder", "dataset.image_size=16", *backbone_at(tiny_backbone)]
+
+    def run(path: str, photos: str, *more: str) -> Training:
+        training = Training([*more, *overrides, f"dataset.path={path}"], tmp_path, tmp_path / "out", PHOTOS=photos)
+        training.wait()
+        return training
+
+    named = run("${oc.env:PHOTOS}", f"{tmp_path}/./{SECRET}//photos/")
+    assert named.wait() == 0, named.errors
+    part = run(f"{tmp_path}/${{oc.env:PHOTOS}}/photos", f".//{SECRET}/./")
+    assert part.wait() == 0, part.errors
+    files = [file for file in (tmp_path / "mlruns").rglob("*") if file.is_file() and "cache" not in file.parts]
+    assert [file for file in files if SECRET.encode() in file.read_bytes()] == []
+    sources = {line for file in files if file.name == "record.jsonl" for line in file.read_text().splitlines()}
+    assert any("${oc.env:PHOTOS}" in line for line in sources)
+
+    for path, photos in (
+        ("${oc.env:PHOTOS}/foto", f"{tmp_path}/link/./"),
+        ("${oc.env:PHOTOS}/foto", f"{tmp_path}/./{SECRET}//"),
+        (f"{tmp_path}/${{oc.env:PHOTOS}}/photo", "link"),
+    ):
+        wrong = run(path, photos)
+        assert wrong.wait() == 2
+        assert "there is no folder" in wrong.errors
+        assert SECRET not in wrong.errors + wrong.printed, (path, photos)
+    swept = run("${oc.env:PHOTOS}/foto", f"{tmp_path}/./{SECRET}//", "-m", "seed=1,2", "hydra/launcher=basic")
+    assert swept.wait() == 2
+    assert "there is no folder" in swept.errors
+    assert SECRET not in swept.errors + swept.printed
+
+
 @pytest.mark.parametrize(
     ("said", "recorded"),
     [

@@ -7,13 +7,17 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, overload
 from urllib.parse import quote
 
 from omegaconf import Container, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from graft.errors import ConfigError
+from graft.paths import anchored
 
 HIDDEN = "***"
 
@@ -62,12 +66,18 @@ class Secrets:
             names = set(FROM_ENVIRONMENT.findall(text))
             if names and names <= OURS:
                 continue
-            values |= {os.environ[name]: f"${{oc.env:{name}}}" for name in names - OURS if os.environ.get(name)}
+            given = {os.environ[name]: f"${{oc.env:{name}}}" for name in names - OURS if os.environ.get(name)}
+            values |= given
+            for value, name in given.items():
+                for path in _as_paths(value):
+                    values.setdefault(path, name)
             if key:
                 keys[key] = text
                 names_something = "${" in _last_part(text)
                 for value in _values_at(node, key):
                     values.setdefault(value, text)
+                    for path, written in _paths_at(value, text):
+                        values.setdefault(path, written)
                     if names_something:  # as the last part of an address names a backbone
                         values.setdefault(_last_part(value), HIDDEN)
         return cls(values, keys)
@@ -170,6 +180,28 @@ def _hidden_user(found: re.Match[str]) -> str:
 
 def _last_part(address: str) -> str:
     return address.rstrip("/").rpartition("/")[2]
+
+
+def _paths_at(value: str, text: str) -> Iterator[tuple[str, str]]:
+    """`value` as the paths that are made of it, each with what stands for it in `text`, as it was written.
+
+    Also of the folder that the last interpolation names, where more is written after it: errors name that.
+    """
+    below = text[text.rfind("}") + 1 :].partition("/")
+    rest = "".join(below[1:])
+    if rest.strip("/") and value.endswith(rest):
+        yield from ((path, text.removesuffix(rest)) for path in _as_paths(value.removesuffix(rest)))
+    yield from ((path, text) for path in _as_paths(value))
+
+
+def _as_paths(value: str) -> set[str]:
+    """How a value is spelt once it was read as a path: normalised, from the root, and without links."""
+    if not re.search(r"\w", value):  # such as ".", which stands for a folder that is no secret
+        return set()
+    paths = {str(Path(value)), os.path.normpath(value)}
+    with suppress(ConfigError, OSError, RuntimeError, ValueError):  # it is no path then
+        paths |= {str(anchored(value)), str(anchored(value).resolve())}
+    return paths
 
 
 def _values_at(node: Container, key: str) -> Iterator[str]:
