@@ -118,6 +118,7 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["tracking=server"], ["tracking.uri is not set"]),
     (["tracking.uri=file:///tmp/x"], ["tracking.uri=file:///tmp/x", "sqlite:///"]),
     (["tracking=server", 'tracking.uri="http://bob:secret@host"'], ["MLFLOW_TRACKING_USERNAME"]),
+    (["tracking=server", 'tracking.uri="http://host?access_token=secret"'], ["MLFLOW_TRACKING_TOKEN"]),
     (["dataset.image_size=100000"], ["dataset.image_size=100000: allowed is a whole number of pixels from 1 to 4096"]),
     (["head_width=100000000000"], ["head_width=100000000000: allowed is a whole number from 0 to 65536"]),
     (["backbone.value_range=[0,inf]"], ["two finite numbers"]),

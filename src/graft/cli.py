@@ -21,6 +21,7 @@ from graft.console import PlainConsole
 from graft.disk import unwritable_of
 from graft.errors import STATUS_DIVERGED_RERUN, STATUS_FAILED, STATUS_INTERRUPTED, ConfigError, GraftError
 from graft.printable import printable
+from graft.secrets import Secrets
 
 if TYPE_CHECKING:
     from graft.export.trained import TrainedModel
@@ -394,12 +395,14 @@ def _tracking(uri: str, experiment: str) -> TrackingConfig:
         return TrackingConfig(uri=uri, artifacts=None, experiment=experiment)
     except ValidationError as error:
         options = {"uri": "--tracking-uri", "experiment": "--experiment"}
-        raise ConfigError(
-            [
-                f"{options[str(problem['loc'][0])]}={problem['input']}: {problem['msg'].removeprefix('Value error, ')}"
-                for problem in error.errors()
-            ]
-        ) from None
+        with Secrets().out_of_errors():
+            raise ConfigError(
+                [
+                    f"{options[str(problem['loc'][0])]}={problem['input']}: "
+                    f"{problem['msg'].removeprefix('Value error, ')}"
+                    for problem in error.errors()
+                ]
+            ) from None
 
 
 def main() -> None:

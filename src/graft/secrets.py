@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 from omegaconf import Container, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,10 +23,26 @@ HIDDEN = "***"
 
 FROM_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?([\w.-]+)")
 ASKS_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:")
-USER_IN_ADDRESS = re.compile(r"(?<=://)[^/\s'\"]+(?=@)")
-TOKEN_IN_ADDRESS = re.compile(
-    r"([?&#][\w.-]*(?:token|key|secret|passw|pwd|auth|sig|signature|credential)[\w.-]*=)[^&#\s'\"]+", re.IGNORECASE
+_NAME = r"[^\s:/@\[\]'\"]*:"
+_NO_PORT = r"(?!\d{1,5}(?![\w%!$&*+=~-]))"
+USER_IN_ADDRESS = re.compile(
+    r"(?<=://)(?:"
+    r"[^/\s'\"]+"
+    # What should be written as %20, %27 and %2F is taken as it is by some, the slash by databases alone.
+    rf"|{_NAME}{_NO_PORT}[^\n\"/@]*"
+    rf"|(?<!http://)(?<!https://){_NAME}(?:{_NO_PORT}[^\n\"@]*|[^\s\"@]*)"
+    r")(?=@)"
 )
+TOKEN_IN_ADDRESS = re.compile(
+    r"([?&#][\w.-]*(?:token|key|secret|pass|pwd|auth|sig|credential)[\w.-]*=)(?:[^&#\s'\"]|'(?=[\w%]))+?"
+    r"(?=[.,:;)]*(?:[&#\s\"]|'(?![\w%])|$))",  # the sentence goes on
+    re.IGNORECASE,
+)
+
+PASSWORD = re.compile(r"://([^:/@]*):([^@]*)@")
+
+IN_OUR_WORDS = {"USER"}
+"""What stands for a name where a message says how an address is written."""
 
 SHORTEST = 4
 """Characters of a value that is looked for within other texts; a shorter one is found in too many."""
@@ -82,6 +98,13 @@ class Secrets:
                         values.setdefault(_last_part(value), HIDDEN)
         return cls(values, keys)
 
+    @classmethod
+    def in_address(cls, address: str) -> Secrets:
+        """The password of one address, and what its query calls one, for errors that repeat them in other words."""
+        found = [password for _, password in PASSWORD.findall(address)]
+        found += [parameter[0].removeprefix(parameter[1]) for parameter in TOKEN_IN_ADDRESS.finditer(address)]
+        return cls({spelt: HIDDEN for raw in found for spelt in (raw, unquote(raw), unquote_plus(raw)) if spelt})
+
     def __or__(self, other: Secrets) -> Secrets:
         """Those of both."""
         return Secrets({**self.values, **other.values}, {**self.keys, **other.keys})
@@ -136,7 +159,7 @@ class Secrets:
     def _out_of_text(self, text: str) -> str:
         for value in sorted(self.values, key=len, reverse=True):
             if len(value) >= SHORTEST:
-                for spelt in {value, quote(value, safe=""), quote(value), json.dumps(value)[1:-1]}:
+                for spelt in _spellings(value):
                     text = text.replace(spelt, self.values[value])
         return TOKEN_IN_ADDRESS.sub(rf"\g<1>{HIDDEN}", USER_IN_ADDRESS.sub(_hidden_user, text))
 
@@ -175,7 +198,13 @@ def resolved(recorded: Any) -> Any:
 
 
 def _hidden_user(found: re.Match[str]) -> str:
-    return found[0] if found[0].startswith("${oc.env:") else HIDDEN
+    return found[0] if found[0].startswith("${oc.env:") or found[0] in IN_OUR_WORDS else HIDDEN
+
+
+def _spellings(value: str) -> set[str]:
+    """A value as it stands in texts, in addresses, and in JSON and Python."""
+    in_addresses = {quote(value, safe=""), quote(value), quote(value, safe=" +"), quote_plus(value)}
+    return {value, *in_addresses, json.dumps(value)[1:-1], repr(value)[1:-1]}
 
 
 def _last_part(address: str) -> str:

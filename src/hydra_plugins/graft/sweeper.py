@@ -34,6 +34,7 @@ class GraftSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         from graft import disk
         from graft.errors import GraftError
+        from graft.secrets import Secrets
         from graft.sweep.batches import BatchLauncher
         from graft.sweep.controller import run_sweep
 
@@ -46,7 +47,8 @@ class GraftSweeper(Sweeper):
         if not ours:
             launcher = BatchLauncher(launcher, self.given["n_jobs"])
         try:
-            with disk.told(str(self.config.hydra.sweep.dir)):
+            secrets = Secrets.of(self.config) | Secrets.in_address(str(self.given["storage"]))
+            with secrets.out_of_errors(), disk.told(str(self.config.hydra.sweep.dir)):
                 return run_sweep(
                     hydra_context=self.hydra_context,
                     task_function=self.task_function,
