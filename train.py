@@ -12,7 +12,6 @@ try:
 
     from graft.command import exit_statuses
     from graft.paths import CHECKOUT, home
-    from graft.printable import print_what_cannot_be_shown
 except ModuleNotFoundError as error:
     sys.exit(f"{error.name} is not installed for {sys.executable}. Run `make setup`, then use .venv/bin/python.")
 
@@ -33,6 +32,5 @@ def main(config: DictConfig) -> float | dict[str, float]:
 
 
 if __name__ == "__main__":
-    print_what_cannot_be_shown()
     with exit_statuses(CONF):
         main()

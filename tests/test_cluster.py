@@ -274,3 +274,17 @@ def test_what_runs_on_another_machine_is_left_alone(home: Path) -> None:
         with pytest.raises(ConfigError, match="started on elsewhere"):
             command()
     assert (folder / "cluster.json").read_text() == kept
+
+
+@pytest.mark.parametrize("kept", ["", "{", "[]", '{"host": "here", "postgres": null, "mlflow": 2}', '{"host": "here"}'])
+def test_a_damaged_note_of_what_runs_is_told(home: Path, kept: str) -> None:
+    folder = home / "mlruns" / "cluster"
+    folder.mkdir(parents=True)
+    (folder / "cluster.json").write_text(kept)
+    for command in ("up", "down"):
+        done = run_command(["graft", "cluster", command], home)
+        assert done.returncode == 2, done.stderr
+        assert f"{folder / 'cluster.json'} is damaged" in done.stderr
+        assert "delete that file" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert (folder / "cluster.json").read_text() == kept

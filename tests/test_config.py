@@ -144,6 +144,7 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["tracking.uri='sqlite:///x.db?timeout=5'"], ["tracking.uri=sqlite:///x.db?timeout=5: ? means something else"]),
     (["tracking.artifacts='/a%41b'"], ["tracking.artifacts=/a%41b: MLflow takes %41 for another character"]),
     (["tracking=server", 'tracking.uri="http://bob:secret@host"'], ["MLFLOW_TRACKING_USERNAME"]),
+    (["tracking=server", 'tracking.uri="http://host?access_token=secret"'], ["MLFLOW_TRACKING_TOKEN"]),
     (["dataset.image_size=100000"], ["dataset.image_size=100000: allowed is a whole number of pixels from 1 to 4096"]),
     (["head_width=100000000000"], ["head_width=100000000000: allowed is a whole number from 0 to 65536"]),
     (["backbone.value_range=[0,inf]"], ["two finite numbers"]),

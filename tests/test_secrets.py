@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import traceback
 from pathlib import Path
+from urllib.parse import quote, quote_plus
 
 import pytest
 import yaml
 from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
-from tests.conftest import backbone_at
+from tests.conftest import backbone_at, run_command
 from tests.images import write_classes
 from tests.processes import Training
 from typer.testing import CliRunner
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from graft.cli import app
 from graft.errors import ConfigError
 from graft.secrets import Secrets
+from graft.tracking.local_record import FIELDS, LocalRecord
 
 SECRET = "geheim-4711"
 PASSWORD = "s3same-open"
@@ -71,6 +73,41 @@ def test_a_rerun_asks_the_environment_again(home: Path, monkeypatch: pytest.Monk
     test_what_the_environment_gave_is_recorded_nowhere(home)
 
 
+def test_a_path_is_hidden_however_it_is_spelt(tmp_path: Path, tiny_backbone: Path) -> None:
+    """A folder is recorded, and named by errors, from the root and without links."""
+    write_classes(tmp_path / SECRET / "photos", {"cat": 24, "dog": 24})
+    (tmp_path / "link").symlink_to(SECRET)
+    overrides = ["+size=smoke", "dataset=image_folder", "dataset.image_size=16", *backbone_at(tiny_backbone)]
+
+    def run(path: str, photos: str, *more: str) -> Training:
+        training = Training([*more, *overrides, f"dataset.path={path}"], tmp_path, tmp_path / "out", PHOTOS=photos)
+        training.wait()
+        return training
+
+    named = run("${oc.env:PHOTOS}", f"{tmp_path}/./{SECRET}//photos/")
+    assert named.wait() == 0, named.errors
+    part = run(f"{tmp_path}/${{oc.env:PHOTOS}}/photos", f".//{SECRET}/./")
+    assert part.wait() == 0, part.errors
+    files = [file for file in (tmp_path / "mlruns").rglob("*") if file.is_file() and "cache" not in file.parts]
+    assert [file for file in files if SECRET.encode() in file.read_bytes()] == []
+    sources = {line for file in files if file.name == "record.jsonl" for line in file.read_text().splitlines()}
+    assert any("${oc.env:PHOTOS}" in line for line in sources)
+
+    for path, photos in (
+        ("${oc.env:PHOTOS}/foto", f"{tmp_path}/link/./"),
+        ("${oc.env:PHOTOS}/foto", f"{tmp_path}/./{SECRET}//"),
+        (f"{tmp_path}/${{oc.env:PHOTOS}}/photo", "link"),
+    ):
+        wrong = run(path, photos)
+        assert wrong.wait() == 2
+        assert "there is no folder" in wrong.errors
+        assert SECRET not in wrong.errors + wrong.printed, (path, photos)
+    swept = run("${oc.env:PHOTOS}/foto", f"{tmp_path}/./{SECRET}//", "-m", "seed=1,2", "hydra/launcher=basic")
+    assert swept.wait() == 2
+    assert "there is no folder" in swept.errors
+    assert SECRET not in swept.errors + swept.printed
+
+
 @pytest.mark.parametrize(
     ("said", "recorded"),
     [
@@ -83,11 +120,47 @@ def test_a_rerun_asks_the_environment_again(home: Path, monkeypatch: pytest.Monk
         ("someone@example.org", "someone@example.org"),
         (f"https://me:{PASSWORD}@home@host/x", "https://***@host/x"),
         (f"https://host/m?sv=1&sig={PASSWORD}#access_token={PASSWORD}", "https://host/m?sv=1&sig=***#access_token=***"),
+        (f"https://host/m?a=b&pass={PASSWORD}", "https://host/m?a=b&pass=***"),
+        (f"{{'uri': 'https://host?token={PASSWORD}\'s', 'b': 1}}", "{'uri': 'https://host?token=***', 'b': 1}"),
+        (f"postgresql://me:it's/{PASSWORD}@host/db", "postgresql://***@host/db"),
+        (f"postgresql://me:1/{PASSWORD}@host/db", "postgresql://***@host/db"),
+        (f"postgresql://me:my {PASSWORD}@host/db and more", "postgresql://***@host/db and more"),
+        (f"mysql://me:my+%2F{PASSWORD}@host/db", "mysql://***@host/db"),
+        ("postgresql://host:5432/db of me@example.org", "postgresql://host:5432/db of me@example.org"),
+        ("https://host:8080/models@v1", "https://host:8080/models@v1"),
+        ("http://[::1]:5000/ and me@example.org", "http://[::1]:5000/ and me@example.org"),
+        ("http://127.0.0.1:5000: ask me@example.org", "http://127.0.0.1:5000: ask me@example.org"),
+        ("https://host/ me: someone@example.org", "https://host/ me: someone@example.org"),
         ({"a": [f"http://{PASSWORD}@host", 3, None, 0.5, True]}, {"a": ["http://***@host", 3, None, 0.5, True]}),
     ],
 )  # fmt: skip
 def test_addresses_lose_names_passwords_and_tokens(said: object, recorded: object) -> None:
     assert Secrets().out_of(said) == recorded
+
+
+@pytest.mark.parametrize("command", ["compare sweep", "sync mlruns/run", "doctor"])
+def test_an_address_with_a_token_is_refused_and_not_repeated(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAFT_HOME", str(tmp_path))
+    LocalRecord(tmp_path / "mlruns" / "run").say("begin", {key: {} for key in FIELDS["begin"]})
+    done = run_command(
+        ["graft", *command.split(), "--tracking-uri", f"http://host?token={PASSWORD}"], tmp_path, tmp_path
+    )
+    assert done.returncode != 0
+    assert "--tracking-uri=http://host?token=***: " in done.stdout + done.stderr
+    assert "MLFLOW_TRACKING_TOKEN" in done.stdout + done.stderr
+    assert PASSWORD not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("quotes", ["", '"'])
+def test_an_override_with_a_token_is_refused_and_not_repeated(tmp_path: Path, quotes: str) -> None:
+    """Without quotes Hydra cannot read it."""
+    address = f"tracking.uri={quotes}http://host?token={PASSWORD}{quotes}"
+    training = Training(["tracking=server", address], tmp_path, tmp_path / "output")
+    assert training.wait() == 2
+    assert "http://host?token=***" in training.errors
+    assert PASSWORD not in training.errors + training.printed
 
 
 def test_a_short_value_is_hidden_at_its_key_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,6 +235,14 @@ def test_names_and_other_spellings_of_a_secret_are_hidden(monkeypatch: pytest.Mo
         "http://host?at=%2Fdata%2Fof%20us%2Fgeheim%20%22name%22",
     ):
         assert "geheim" not in secrets.out_of(said)
+
+
+def test_a_secret_is_hidden_as_addresses_and_python_spell_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    password = "ge/h\\ 'eim"
+    monkeypatch.setenv("GRAFT_TEST_SECRET", password)
+    secrets = Secrets.of(OmegaConf.create({"key": "${oc.env:GRAFT_TEST_SECRET}"}))
+    for said in (password, quote_plus(password), quote(password, safe=" +"), repr(password)):
+        assert "eim" not in secrets.out_of(said)
 
 
 def test_errors_and_what_they_came_from_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

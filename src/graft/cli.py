@@ -22,6 +22,7 @@ from graft.errors import STATUS_DIVERGED_RERUN, STATUS_FAILED, STATUS_INTERRUPTE
 from graft.output import keep_output_going
 from graft.plain_json import plain_json
 from graft.printable import printable
+from graft.secrets import Secrets
 
 if TYPE_CHECKING:
     from graft.export.trained import TrainedModel
@@ -395,12 +396,14 @@ def _tracking(uri: str, experiment: str) -> TrackingConfig:
         return TrackingConfig(uri=uri, artifacts=None, experiment=experiment)
     except ValidationError as error:
         options = {"uri": "--tracking-uri", "experiment": "--experiment"}
-        raise ConfigError(
-            [
-                f"{options[str(problem['loc'][0])]}={problem['input']}: {problem['msg'].removeprefix('Value error, ')}"
-                for problem in error.errors()
-            ]
-        ) from None
+        with Secrets().out_of_errors():
+            raise ConfigError(
+                [
+                    f"{options[str(problem['loc'][0])]}={problem['input']}: "
+                    f"{problem['msg'].removeprefix('Value error, ')}"
+                    for problem in error.errors()
+                ]
+            ) from None
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ from graft.disk import refusal_of, unwritable_of
 from graft.errors import STATUS_CONFIG, STATUS_INTERRUPTED, GraftError
 from graft.output import keep_output_going
 from graft.printable import printable
+from graft.secrets import Secrets
 from graft.suggestions import allowed_options, did_you_mean_key
 
 
@@ -72,7 +73,7 @@ def _raised_by_hydra(error: BaseException) -> bool:
 
 
 def _stop(status: int, text: str) -> None:
-    print(printable(text), file=sys.stderr)
+    print(printable(Secrets().out_of(text)), file=sys.stderr)
     raise SystemExit(status)
 
 

@@ -23,6 +23,7 @@ from graft.config_group import Group, PositiveInt
 from graft.config_messages import describe, describe_missing
 from graft.errors import ConfigError
 from graft.paths import expanded, home
+from graft.secrets import TOKEN_IN_ADDRESS
 from graft.sqlite_file import ESCAPE, objection
 
 STORE, EXPERIMENT = "sqlite:///mlruns/mlflow.db", "graft"
@@ -116,6 +117,11 @@ class TrackingConfig(Group):
                 raise ValueError(
                     "a name or password here would be recorded with every run; set MLFLOW_TRACKING_USERNAME and "
                     "MLFLOW_TRACKING_PASSWORD in the environment instead"
+                )
+            if TOKEN_IN_ADDRESS.search(value):
+                raise ValueError(
+                    "a password or token here would be recorded with every run; set MLFLOW_TRACKING_TOKEN in the "
+                    "environment instead"
                 )
             return value
         raise ValueError("sqlite:///<file>, http://… and https://… are possible; MLflow has closed its file store")

@@ -7,22 +7,42 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, overload
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 from omegaconf import Container, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from graft.errors import ConfigError
+from graft.paths import anchored
 
 HIDDEN = "***"
 
 FROM_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?([\w.-]+)")
 ASKS_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:")
-USER_IN_ADDRESS = re.compile(r"(?<=://)[^/\s'\"]+(?=@)")
-TOKEN_IN_ADDRESS = re.compile(
-    r"([?&#][\w.-]*(?:token|key|secret|passw|pwd|auth|sig|signature|credential)[\w.-]*=)[^&#\s'\"]+", re.IGNORECASE
+_NAME = r"[^\s:/@\[\]'\"]*:"
+_NO_PORT = r"(?!\d{1,5}(?![\w%!$&*+=~-]))"
+USER_IN_ADDRESS = re.compile(
+    r"(?<=://)(?:"
+    r"[^/\s'\"]+"
+    # What should be written as %20, %27 and %2F is taken as it is by some, the slash by databases alone.
+    rf"|{_NAME}{_NO_PORT}[^\n\"/@]*"
+    rf"|(?<!http://)(?<!https://){_NAME}(?:{_NO_PORT}[^\n\"@]*|[^\s\"@]*)"
+    r")(?=@)"
 )
+TOKEN_IN_ADDRESS = re.compile(
+    r"([?&#][\w.-]*(?:token|key|secret|pass|pwd|auth|sig|credential)[\w.-]*=)(?:[^&#\s'\"]|'(?=[\w%]))+?"
+    r"(?=[.,:;)]*(?:[&#\s\"]|'(?![\w%])|$))",  # the sentence goes on
+    re.IGNORECASE,
+)
+
+PASSWORD = re.compile(r"://([^:/@]*):([^@]*)@")
+
+IN_OUR_WORDS = {"USER"}
+"""What stands for a name where a message says how an address is written."""
 
 SHORTEST = 4
 """Characters of a value that is looked for within other texts; a shorter one is found in too many."""
@@ -62,15 +82,28 @@ class Secrets:
             names = set(FROM_ENVIRONMENT.findall(text))
             if names and names <= OURS:
                 continue
-            values |= {os.environ[name]: f"${{oc.env:{name}}}" for name in names - OURS if os.environ.get(name)}
+            given = {os.environ[name]: f"${{oc.env:{name}}}" for name in names - OURS if os.environ.get(name)}
+            values |= given
+            for value, name in given.items():
+                for path in _as_paths(value):
+                    values.setdefault(path, name)
             if key:
                 keys[key] = text
                 names_something = "${" in _last_part(text)
                 for value in _values_at(node, key):
                     values.setdefault(value, text)
+                    for path, written in _paths_at(value, text):
+                        values.setdefault(path, written)
                     if names_something:  # as the last part of an address names a backbone
                         values.setdefault(_last_part(value), HIDDEN)
         return cls(values, keys)
+
+    @classmethod
+    def in_address(cls, address: str) -> Secrets:
+        """The password of one address, and what its query calls one, for errors that repeat them in other words."""
+        found = [password for _, password in PASSWORD.findall(address)]
+        found += [parameter[0].removeprefix(parameter[1]) for parameter in TOKEN_IN_ADDRESS.finditer(address)]
+        return cls({spelt: HIDDEN for raw in found for spelt in (raw, unquote(raw), unquote_plus(raw)) if spelt})
 
     def __or__(self, other: Secrets) -> Secrets:
         """Those of both."""
@@ -126,7 +159,7 @@ class Secrets:
     def _out_of_text(self, text: str) -> str:
         for value in sorted(self.values, key=len, reverse=True):
             if len(value) >= SHORTEST:
-                for spelt in {value, quote(value, safe=""), quote(value), json.dumps(value)[1:-1]}:
+                for spelt in _spellings(value):
                     text = text.replace(spelt, self.values[value])
         return TOKEN_IN_ADDRESS.sub(rf"\g<1>{HIDDEN}", USER_IN_ADDRESS.sub(_hidden_user, text))
 
@@ -165,11 +198,39 @@ def resolved(recorded: Any) -> Any:
 
 
 def _hidden_user(found: re.Match[str]) -> str:
-    return found[0] if found[0].startswith("${oc.env:") else HIDDEN
+    return found[0] if found[0].startswith("${oc.env:") or found[0] in IN_OUR_WORDS else HIDDEN
+
+
+def _spellings(value: str) -> set[str]:
+    """A value as it stands in texts, in addresses, and in JSON and Python."""
+    in_addresses = {quote(value, safe=""), quote(value), quote(value, safe=" +"), quote_plus(value)}
+    return {value, *in_addresses, json.dumps(value)[1:-1], repr(value)[1:-1]}
 
 
 def _last_part(address: str) -> str:
     return address.rstrip("/").rpartition("/")[2]
+
+
+def _paths_at(value: str, text: str) -> Iterator[tuple[str, str]]:
+    """`value` as the paths that are made of it, each with what stands for it in `text`, as it was written.
+
+    Also of the folder that the last interpolation names, where more is written after it: errors name that.
+    """
+    below = text[text.rfind("}") + 1 :].partition("/")
+    rest = "".join(below[1:])
+    if rest.strip("/") and value.endswith(rest):
+        yield from ((path, text.removesuffix(rest)) for path in _as_paths(value.removesuffix(rest)))
+    yield from ((path, text) for path in _as_paths(value))
+
+
+def _as_paths(value: str) -> set[str]:
+    """How a value is spelt once it was read as a path: normalised, from the root, and without links."""
+    if not re.search(r"\w", value):  # such as ".", which stands for a folder that is no secret
+        return set()
+    paths = {str(Path(value)), os.path.normpath(value)}
+    with suppress(ConfigError, OSError, RuntimeError, ValueError):  # it is no path then
+        paths |= {str(anchored(value)), str(anchored(value).resolve())}
+    return paths
 
 
 def _values_at(node: Container, key: str) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,6 +99,23 @@ def test_a_store_that_is_removed_or_cut_while_it_is_in_use(make_config: MakeConf
     os.truncate(home / "elsewhere", 500)
     with pytest.raises(FatalError, match="cut off"):
         pixels(data)
+
+
+def test_a_cache_that_is_deleted_while_a_store_is_filled_costs_time_only(
+    make_config: MakeConfig, folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = pixels(prepared(make_config, folder))
+    at_once, started = store.decode, itertools.count()
+
+    def while_deleted(content: bytes, size: int) -> np.ndarray:
+        if next(started) == 5:
+            shutil.rmtree(home / "mlruns/cache")
+        return at_once(content, size)
+
+    shutil.rmtree(home / "mlruns/cache")
+    monkeypatch.setattr(store, "decode", while_deleted)
+    np.testing.assert_array_equal(pixels(prepared(make_config, folder)), expected)
+    assert next(started) > 2 * 6, "it was filled once more"
 
 
 def test_another_size_or_another_image_is_another_store(make_config: MakeConfig, folder: Path, home: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -194,3 +195,19 @@ def test_a_conversion_is_kept_and_a_damaged_one_made_again(
     assert file.stat().st_mtime_ns != written
     features("convolutions", "features.engine=xnnpack", "backbone.value_range=[-1,1]")
     assert len(list((home / "mlruns/cache/engines").glob("*/model.tflite"))) == 2
+
+
+def test_a_cache_that_is_deleted_during_a_conversion_costs_time_only(
+    features: Extract, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    at_once, started = xnnpack.to_tflite, itertools.count()
+
+    def while_deleted(function: object) -> bytes:
+        if next(started) == 0:
+            shutil.rmtree(home / "mlruns/cache")
+        return at_once(function)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(xnnpack, "to_tflite", while_deleted)
+    assert features("convolutions", "features.engine=xnnpack").engine == "xnnpack"
+    assert next(started) == 2
+    assert "was removed while it was being made" in caplog.text

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from graft.config import Config
 from graft.data import splits
 from graft.data.splits import Rows
 from graft.data.store import open_store
+from graft.errors import FatalError
 from graft.features import store
 from graft.features.store import Features, Matrix, features_of
 from graft.paths import CHECKOUT
@@ -168,6 +171,40 @@ def test_a_writer_that_is_killed_leaves_nothing_that_is_read(home: Path, moment:
     assert asked == TEN[2:]
     check(features, TEN)
     assert not part_files(home, ".partial")
+
+
+@pytest.mark.parametrize("removed_at", ["the beginning", "the middle", "the end"])
+def test_a_cache_that_is_deleted_during_an_extraction_costs_time_only(
+    home: Path, removed_at: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The whole cache, as the documents allow; what was stored before is gone with it."""
+    opened(TEN[:2])
+    backbone, times = Backbone(TEN), itertools.count(1)
+
+    def disturbed(rows: Rows) -> Iterator[Matrix]:
+        time = next(times)
+        if time == 1 and removed_at == "the beginning":
+            shutil.rmtree(home / "mlruns/cache")
+        for number, batch in enumerate(backbone(rows)):
+            if time == 1 and removed_at == "the middle" and number == 1:
+                shutil.rmtree(home / "mlruns/cache")
+            yield batch
+        if time == 1 and removed_at == "the end":
+            shutil.rmtree(home / "mlruns/cache")
+
+    check(features_of(TEN, "key", disturbed), TEN)
+    assert backbone.asked[-len(TEN) :] == TEN
+    assert "key was removed while it was being made" in caplog.text
+    assert opened(TEN)[1] == []
+
+
+def test_a_cache_that_is_deleted_again_and_again_is_an_error(home: Path) -> None:
+    def disturbed(rows: Rows) -> Iterator[Matrix]:
+        shutil.rmtree(home / "mlruns/cache")
+        yield vectors(TEN)
+
+    with pytest.raises(FatalError, match=r"features cannot be stored in .*/key: No such file or directory"):
+        features_of(TEN, "key", disturbed)
 
 
 def test_two_processes_at_once_extract_once(home: Path) -> None:

@@ -191,6 +191,24 @@ def test_what_is_there_is_not_written_over(trained: Trained, tmp_path: Path) -> 
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_an_empty_folder_may_be_a_link_or_the_one_that_the_user_is_in(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "link").symlink_to("linked")
+    (tmp_path / "inside").mkdir()
+    monkeypatch.chdir(tmp_path / "inside")
+    for named in (".", tmp_path / "link"):
+        done = trained.graft("export", "frozen", named)
+        assert done.returncode == 0, done.stderr
+        assert {entry.name for entry in Path(named).iterdir()} >= {"saved_model.pb", "variables", "classes.json"}
+        assert not [entry for entry in Path(named).iterdir() if entry.name.startswith(".")]
+        assert trained.graft("export", "frozen", named).returncode == 2, "it is not empty any more"
+    assert Path.cwd() == tmp_path / "inside"
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["inside", "link", "linked"]
+
+
 def test_images_that_cannot_be_read_are_all_named(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.png").write_text("no image")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from tests.sweep.fake_slurm import FakeSlurm
 
 from graft.errors import ConfigError
 from graft.sweep import slurm_queue
-from graft.sweep.mailbox import FROM_WORKER, TO_WORKER, Inbox, NotOurs, make_mailbox, post
+from graft.sweep.mailbox import FROM_WORKER, TO_WORKER, Inbox, NotOurs, make_mailbox, make_private, post
 from graft.sweep.slurm_cluster import SlurmOptions, SlurmWorkers
 from graft.sweep.slurm_place import NoPlace, Place
 from graft.sweep.slurm_queue import SlurmQueue
@@ -442,6 +443,43 @@ def test_a_folder_that_others_may_write_to_is_refused(on_slurm: App, slurm: Fake
         assert f"hydra.launcher.folder={folder}: {said}" in done.err
         assert "Traceback" not in done.err
     assert slurm.jobs() == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives folders to other users and groups, which only root may")
+def test_a_folder_that_others_may_replace_is_refused(on_slurm: App, slurm: FakeSlurm) -> None:
+    """Whoever owns a folder above, or may write to it, may put another one in the place of the one in it."""
+    shared, link = on_slurm.folder / "shared", on_slurm.folder / "link"
+    shared.mkdir()
+    link.symlink_to(on_slurm.folder)
+    users, other = grp.getgrnam("users").gr_gid, 54321
+    replaced = "replace {folder}, which code is read from"
+    elsewhere = "choose another hydra.launcher.folder"
+    closed = f"Close it with chmod g-w {shared}, or {elsewhere}"
+    theirs = f"belongs to another user (uid {other}), who may so {replaced}; {elsewhere}"
+    for (owner, group), mode, folder, said in (
+        ((0, users), 0o2775, shared / "own", f"the group users may write to {shared}, and so {replaced}. {closed}"),
+        ((0, other), 0o775, shared / "own", f"the group {other} may write to {shared}, and so {replaced}. {closed}"),
+        ((other, 0), 0o755, shared / "own", f"{shared} {theirs}"),
+        ((other, 0), 0o1777, shared / "own", f"{shared} {theirs}"),
+        ((0, 0), 0o755, link / "own", f"{link} {theirs}"),
+    ):
+        os.chown(shared, owner, group)
+        shared.chmod(mode)
+        os.chown(link, other, 0, follow_symlinks=False)
+        done = on_slurm.run("x=1", f"hydra.launcher.folder={folder}")
+        assert done.status == 2, done.err
+        assert f"hydra.launcher.folder={folder}: {said.format(folder=folder)}" in done.err
+        assert "Traceback" not in done.err
+    assert slurm.jobs() == {}
+
+    os.chown(shared, 0, users)
+    shared.chmod(0o3777)
+    make_private(shared / "own")  # the sticky bit keeps it
+    os.chown(shared, 0, 0)
+    shared.chmod(0o775)
+    make_private(shared / "own")  # root's own group
+    os.chown(link, 0, 0, follow_symlinks=False)
+    make_private(link / "shared" / ".." / "shared" / "own")
 
 
 def test_nothing_is_taken_from_what_somebody_else_could_have_written(

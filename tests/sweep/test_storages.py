@@ -84,11 +84,18 @@ def test_a_sweep_is_killed_and_resumed_on_every_storage(make_app: Callable[[str]
 def test_a_storage_that_cannot_be_opened_is_refused(make_app: Callable[[str], App]) -> None:
     app = make_app(APP)
     (app.folder / "config.yaml").write_text("x: 0.0\n")
-    url = "postgresql+psycopg://graft:topsecret@127.0.0.1:1/nowhere?connect_timeout=2"
-    done = app.run("x=1,2", f"hydra.sweeper.storage='{url}'")
-    assert done.status == 2
-    assert "hydra.sweeper.storage=postgresql+psycopg://graft:***@127.0.0.1:1/nowhere" in done.err
-    assert "topsecret" not in done.err
+    at = "127.0.0.1:1/nowhere?connect_timeout=2"
+    for url, shown in (
+        (f"postgresql+psycopg://graft:topsecret@{at}", f"postgresql+psycopg://***@{at}"),
+        (f"postgresql+psycopg://graft:top/se'cret topsecret@{at}", f"postgresql+psycopg://***@{at}"),
+        (f"postgresql+psycopg://{at}&user=graft&password=topsecret", f"{at}&user=graft&password=***"),
+    ):
+        done = app.run("x=1,2", f'hydra.sweeper.storage="{url}"')
+        assert done.status == 2, done.err
+        assert "hydra.sweeper.storage=postgresql+psycopg://" in done.err
+        assert shown in done.err
+        assert "postgresql+psycopg://USER@HOST/DATABASE" in done.err
+        assert "topsecret" not in done.err
     assert app.lines() == []
 
 
@@ -101,6 +108,17 @@ def test_an_address_that_means_another_file_is_refused(make_app: Callable[[str],
     assert done.status == 2
     assert f"hydra.sweeper.storage=sqlite:///{app.folder}/{name}: {sign} means something else" in done.err
     assert sorted(app.folder.iterdir()) == before
+
+
+def test_no_error_of_the_sweeper_tells_a_storage_from_the_environment(make_app: Callable[[str], App]) -> None:
+    app = make_app(APP)
+    (app.folder / "config.yaml").write_text("x: 0.0\n")
+    app.environment["GRAFT_TEST_STORAGE"] = url = f"sqlite:///{app.folder}/topsecret.db"
+    optuna.create_study(storage=url, study_name="mine").set_user_attr("whose", "theirs")
+    done = app.run("x=1,2", "hydra.sweeper.storage='${oc.env:GRAFT_TEST_STORAGE}'", "hydra.sweeper.study_name=mine")
+    assert done.status == 2, done.err
+    assert "hydra.sweeper.study_name=mine exists in ${oc.env:GRAFT_TEST_STORAGE}" in done.err
+    assert "topsecret" not in done.err
 
 
 def test_paths_are_made_absolute(tmp_path: Path) -> None:

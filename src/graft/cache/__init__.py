@@ -1,5 +1,5 @@
 """The cache, `graft.paths.cache()`: what can be made again, each kind in a folder of its own.
 
-`marks` is for the code that makes and uses entries. `graft cache` lists and removes them with `manage`, reads sizes
-with `sizes` and prints with `tables`. None imports TensorFlow.
+`marks` and `removal` are for the code that makes and uses entries. `graft cache` lists and removes them with `manage`,
+reads sizes with `sizes` and prints with `tables`. None imports TensorFlow.
 """

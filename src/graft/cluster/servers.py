@@ -193,19 +193,27 @@ def _kept(folder: Path) -> Cluster | None:
     """What was started last and not stopped; None if there is nothing.
 
     Raises:
-        ConfigError: if it was started on another machine, which has the same folder. Two servers would ruin the data.
+        ConfigError: if it was started on another machine, which has the same folder, for two servers would ruin the
+            data; and if the file does not say where.
     """
+    file, here_is = _kept_in(folder), str(here(left=False)["host"])
     try:
-        kept = json.loads(_kept_in(folder).read_text(encoding="utf-8"))
+        kept = json.loads(file.read_bytes())
+        host, postgres_port, mlflow_port = str(kept["host"]), int(kept["postgres"]), int(kept["mlflow"])
     except FileNotFoundError:
         return None
-    if kept["host"] != here(left=False)["host"]:
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        # Not passed over: it alone says on which machine they run.
         raise ConfigError(
-            f"It was started on {kept['host']}, and this is {here(left=False)['host']}: two servers would ruin the "
-            f"data. Stop it there with make cluster-down; if that machine or container is gone, delete "
-            f"{_kept_in(folder)}"
+            f"{file} is damaged: it should name the machine on which the cluster was started, and its ports. Where "
+            f"nothing of it runs on another machine than this one, {here_is}, delete that file; the data stays"
+        ) from None
+    if host != here_is:
+        raise ConfigError(
+            f"It was started on {host}, and this is {here_is}: two servers would ruin the data. Stop it there with "
+            f"make cluster-down; if that machine or container is gone, delete {file}"
         )
-    return Cluster(folder, kept["postgres"], kept["mlflow"])
+    return Cluster(folder, postgres_port, mlflow_port)
 
 
 @contextmanager

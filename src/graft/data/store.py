@@ -27,6 +27,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from graft.cache import marks
+from graft.cache.removal import again_if_removed
 from graft.cpus import usable_cpus
 from graft.data import image_files
 from graft.data.decode import FORMATS_IN_WORDS, UnreadableImage, pixels_of
@@ -112,15 +113,19 @@ def open_store(images: ImageSet, size: int, *, on_corrupt: str) -> ImageStore:
     """
     key = hashlib.sha256(f"{VERSION} {size} {' '.join(images.digests)}".encode()).hexdigest()[:24]
     folder = cache() / "images" / key
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder.with_suffix(".lock")):
-        index = _index_of(folder, (len(images), size, size, 3))
-        try:
-            index = index or _fill(folder, images, size)
-        except OSError as error:
-            raise FatalError(f"The resized images cannot be stored in {folder}: {error.strerror or error}") from error
-        file = PixelFile(folder / image_files.PIXELS)  # under the lock, as `graft cache rm` needs it too
-        marks.touch(folder)
+
+    def filled() -> tuple[dict[str, Any], PixelFile]:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder.with_suffix(".lock")):
+            index = _index_of(folder, (len(images), size, size, 3)) or _fill(folder, images, size)
+            file = PixelFile(folder / image_files.PIXELS)  # under the lock, as `graft cache rm` needs it too
+            marks.touch(folder)
+        return index, file
+
+    try:
+        index, file = again_if_removed(folder, filled)
+    except OSError as error:
+        raise FatalError(f"The resized images cannot be stored in {folder}: {error.strerror or error}") from error
     unreadable: list[tuple[int, str]] = index["unreadable"]
     if unreadable and on_corrupt == "error":
         raise ConfigError(_unreadable_message(images, unreadable))

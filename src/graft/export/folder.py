@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from graft.export.trained import TrainedModel
 
 TFLITE = "model.tflite"
+SAVED_MODEL = "saved_model.pb"  # without which nothing loads the folder
 
 
 def check(folder: Path) -> None:
@@ -30,7 +31,7 @@ def check(folder: Path) -> None:
 
 
 def export(trained: TrainedModel, folder: Path, *, tflite: bool) -> None:
-    """Writes `trained` into `folder`, which appears when it is whole.
+    """Writes `trained` into `folder`, which appears when it is whole; in an empty one the file that makes it a model.
 
     A TF2 SavedModel with two signatures, which give ``probabilities``, float32 [batch, classes], and ``label``, the
     name of the most probable class: ``serving_default`` takes ``images``, decoded, uint8 [batch, height, width, 3] of
@@ -48,8 +49,12 @@ def export(trained: TrainedModel, folder: Path, *, tflite: bool) -> None:
 
     check(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        whole = folder.resolve()  # what "." and a link name
+        is_there = whole.exists()
+        # A folder that is there may be a mount, or the one that the user's shell is in: it is filled, not replaced.
+        beside = whole if is_there else whole.parent
+        beside.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{whole.name}-", dir=beside))
         try:
             module = ExportedModel(trained)
             signatures = {"serving_default": module.decoded, "encoded": module.encoded}
@@ -57,8 +62,12 @@ def export(trained: TrainedModel, folder: Path, *, tflite: bool) -> None:
             (partial / CLASSES).write_text(json.dumps(trained.class_names, indent=1) + "\n", encoding="utf-8")
             if tflite:
                 (partial / TFLITE).write_bytes(tflite_of(trained))
-            partial.chmod(0o777 & ~_umask())
-            os.replace(partial, folder)
+            if is_there:
+                for entry in sorted(partial.iterdir(), key=lambda entry: entry.name == SAVED_MODEL):
+                    os.replace(entry, whole / entry.name)
+            else:
+                partial.chmod(0o777 & ~_umask())
+                os.replace(partial, whole)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:

@@ -10,6 +10,7 @@ nothing that is read; and one process writes at a time.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -27,6 +28,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from graft.cache import marks
+from graft.cache.removal import again_if_removed
 from graft.data.splits import Rows
 from graft.digests import file_sha256
 from graft.errors import FatalError
@@ -135,22 +137,29 @@ def features_of(
         Exception: whatever `extract` raises; nothing is stored then.
     """
     folder = folder_of(key)
-    folder.mkdir(parents=True, exist_ok=True)
-    marks.touch(folder)
-    seconds = 0.0
-    # Readers take the lock too: what is missing now may be what another process is just extracting.
-    with filelock.FileLock(folder / "lock"):
-        found = _read(folder)
-        distinct = {digest: row for row, digest in reversed(list(enumerate(digests))) if digest not in found.places}
-        missing = np.array(sorted(distinct.values()), np.int64)
-        if len(missing):
-            started = time.perf_counter()
-            try:
-                _add_part(folder, [digests[row] for row in missing], extract(missing), engine, live_seconds)
-            except OSError as error:
-                raise FatalError(f"The features cannot be stored in {folder}: {error.strerror or error}") from error
-            seconds = time.perf_counter() - started
+
+    def stored() -> tuple[_Found, float]:
+        folder.mkdir(parents=True, exist_ok=True)
+        marks.touch(folder)
+        seconds = 0.0
+        # Readers take the lock too: what is missing now may be what another process is just extracting.
+        with filelock.FileLock(folder / "lock"):
             found = _read(folder)
+            distinct = {digest: row for row, digest in reversed(list(enumerate(digests))) if digest not in found.places}
+            missing = np.array(sorted(distinct.values()), np.int64)
+            if len(missing):
+                started = time.perf_counter()
+                _add_part(folder, [digests[row] for row in missing], extract(missing), engine, live_seconds)
+                seconds = time.perf_counter() - started
+                found = _read(folder)
+                if not found.places.keys() >= set(digests):
+                    raise FileNotFoundError(errno.ENOENT, "The features are gone again")
+        return found, seconds
+
+    try:
+        found, seconds = again_if_removed(folder, stored)
+    except OSError as error:
+        raise FatalError(f"The features cannot be stored in {folder}: {error.strerror or error}") from error
     places = [found.places[digest] for digest in digests]
     used = sorted({part for part, _ in places})
     renumbered = {part: number for number, part in enumerate(used)}

@@ -16,6 +16,7 @@ import tensorflow as tf
 from graft import backbones
 from graft.backbones import folder_cache
 from graft.cache import marks
+from graft.cache.removal import again_if_removed
 from graft.cpus import usable_cpus
 from graft.errors import FatalError
 from graft.features import tflite_file
@@ -57,7 +58,7 @@ class KeptXnnpack:
             FatalError: if it cannot be kept.
         """
         try:
-            folder_cache.ensure(self._folder, self._convert, tflite_file.digest)
+            again_if_removed(self._folder, lambda: folder_cache.ensure(self._folder, self._convert, tflite_file.digest))
         except OSError as error:
             raise FatalError(
                 f"The converted backbone cannot be kept in {self._folder.parent}: {error.strerror or error}"

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import grp
 import json
 import os
+import pwd
 import shlex
 import stat
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +49,28 @@ def make_private(folder: Path) -> None:
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     _refuse_others(os.stat(folder), folder)
-    # Who may write to a folder may rename what lies in it, unless its sticky bit is set, as that of /tmp.
-    for above in folder.resolve().parents:
-        mode = above.stat().st_mode
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+    # Who owns a folder, or may write to it, may rename what lies in it; only root and the owner may where its sticky
+    # bit is set, as that of /tmp.
+    for above in _way_to(folder):
+        found = above.lstat()
+        elsewhere = "choose another hydra.launcher.folder"
+        if found.st_uid not in (0, os.geteuid()):
             raise NotOurs(
-                f"everybody may write to {above}, and so replace {folder}, which code is read from. Close it with "
-                f"chmod o-w {shlex.quote(str(above))}"
+                f"{above} belongs to another user (uid {found.st_uid}), who may so replace {folder}, which code is "
+                f"read from; {elsewhere}"
             )
+        if stat.S_ISLNK(found.st_mode) or found.st_mode & stat.S_ISVTX:
+            continue
+        if found.st_mode & stat.S_IWOTH:
+            who, close = "everybody", "o-w"
+        elif found.st_mode & stat.S_IWGRP and not _is_ours_alone(found.st_gid):
+            who, close = f"the group {_named(found.st_gid)}", "g-w"
+        else:
+            continue
+        raise NotOurs(
+            f"{who} may write to {above}, and so replace {folder}, which code is read from. Close it with "
+            f"chmod {close} {shlex.quote(str(above))}, or {elsewhere}"
+        )
 
 
 def mailbox_prefix(controller: Mapping[str, Any]) -> str:
@@ -161,3 +177,39 @@ def _refuse_others(found: os.stat_result, path: Path) -> None:
             f"others may write to {path} (mode {stat.S_IMODE(found.st_mode):o}), and code is read from it. Close it "
             f"with chmod go-w {shlex.quote(str(path))}"
         )
+
+
+def _way_to(folder: Path) -> Iterator[Path]:
+    """The folders and links that the system goes through to `folder`, which is there."""
+    place, parts = Path("/"), list(reversed(folder.absolute().parts[1:]))
+    yield place
+    while parts:
+        place = Path(os.path.normpath(place / parts.pop()))  # so far without links: .. is what lies above
+        if place.is_symlink():
+            yield place
+            target = place.readlink()
+            place = Path("/") if target.is_absolute() else place.parent
+            parts += reversed([part for part in target.parts if part != "/"])
+        elif parts:
+            yield place
+
+
+def _is_ours_alone(group: int) -> bool:
+    """Whether `group` is the one that many systems give each user for himself."""
+    try:
+        user, members = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
+    except KeyError:
+        return False
+    return (
+        group == user.pw_gid
+        and members.gr_name == user.pw_name  # "users" is the first group of all, and need not list one of them
+        and set(members.gr_mem) <= {user.pw_name}
+        and all(other.pw_uid == user.pw_uid for other in pwd.getpwall() if other.pw_gid == group)
+    )
+
+
+def _named(group: int) -> str:
+    try:
+        return grp.getgrgid(group).gr_name
+    except KeyError:
+        return str(group)

@@ -54,8 +54,8 @@ def make_queue(cluster: str, parameters: Mapping[str, Any], folder: Path) -> Slu
         make_private(folder)
     except NotOurs as error:
         raise ConfigError(
-            f"hydra.launcher.folder={folder}: {error}. Allowed: a folder of yours that nobody else may write to; one "
-            "that is not there yet is made so."
+            f"hydra.launcher.folder={folder}: {error}. Allowed: a folder of yours that nobody else may write to or "
+            "replace; one that is not there yet is made so."
         ) from error
     except OSError as error:
         raise ConfigError(

@@ -15,6 +15,7 @@ from filelock import FileLock
 from graft import disk
 from graft.errors import ConfigError, FatalError
 from graft.paths import expanded
+from graft.secrets import Secrets
 from graft.sqlite_file import is_cut_off, objection
 
 if TYPE_CHECKING:
@@ -114,10 +115,11 @@ def open_storage(storage: str, reach_seconds: int = REACH_SECONDS) -> BaseStorag
     except Exception as error:
         if (unwritable := disk.unwritable_of(error, path)) is not None:
             raise unwritable from error
-        raise ConfigError(
-            f"hydra.sweeper.storage={_without_password(storage)} cannot be opened: {error}. Allowed: null, "
-            "the path of a journal file, sqlite:///FILE, postgresql+psycopg://USER@HOST/DATABASE."
-        ) from error
+        with Secrets.in_address(storage).out_of_errors():
+            raise ConfigError(
+                f"hydra.sweeper.storage={storage} cannot be opened: {error}. Allowed: null, "
+                "the path of a journal file, sqlite:///FILE, postgresql+psycopg://USER@HOST/DATABASE."
+            ) from error
 
 
 def _open_server(url: str, reach_seconds: int) -> BaseStorage:
@@ -164,14 +166,3 @@ class ControllerLock:
             with self._file.acquire(poll_interval=0.005):
                 return step()
         return self._opened.in_one_transaction(self._names, step)  # type: ignore[attr-defined]
-
-
-def _without_password(url: str) -> str:
-    if "://" not in url:
-        return url
-    from sqlalchemy.engine import make_url
-
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except Exception:
-        return url.partition("://")[0] + "://…"

@@ -15,7 +15,7 @@ from graft import files
 from graft.config import TrackingConfig
 from graft.console import PlainConsole
 from graft.errors import ConfigError, FatalError
-from graft.secrets import resolved
+from graft.secrets import Secrets, resolved
 from graft.tracking.delivery import Delivery, Receiver
 from graft.tracking.local_record import NAME, LocalRecord, Statement, is_waiting
 from graft.tracking.mlflow_recorder import RUN_ID_FILE
@@ -132,7 +132,7 @@ def _tracking_of(first: Statement, uri: str | None) -> TrackingConfig:
         return TrackingConfig.model_validate({**recorded, **({"uri": uri, "artifacts": None} if uri else {})})
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         if isinstance(error, ValidationError) and uri:
-            raise ConfigError(f"--tracking-uri={uri}: {error.errors()[0]['msg']}") from None
+            raise ConfigError(f"--tracking-uri={Secrets().out_of(uri)}: {error.errors()[0]['msg']}") from None
         raise ConfigError("its record does not say where it was meant to go") from error
 
 

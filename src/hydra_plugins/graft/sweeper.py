@@ -35,6 +35,7 @@ class GraftSweeper(Sweeper):
         from graft import disk
         from graft.errors import GraftError
         from graft.output import keep_output_going
+        from graft.secrets import Secrets
         from graft.sweep.batches import BatchLauncher
         from graft.sweep.controller import run_sweep
 
@@ -48,7 +49,8 @@ class GraftSweeper(Sweeper):
         if not ours:
             launcher = BatchLauncher(launcher, self.given["n_jobs"])
         try:
-            with disk.told(str(self.config.hydra.sweep.dir)):
+            secrets = Secrets.of(self.config) | Secrets.in_address(str(self.given["storage"]))
+            with secrets.out_of_errors(), disk.told(str(self.config.hydra.sweep.dir)):
                 return run_sweep(
                     hydra_context=self.hydra_context,
                     task_function=self.task_function,
