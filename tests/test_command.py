@@ -129,6 +129,13 @@ def test_help_lists_the_groups_and_the_keys(train: Command) -> None:
         assert text in done.stdout
 
 
+def test_a_folder_for_a_sweep_that_cannot_be_made_is_named(train: Command) -> None:
+    done = train("-m", "seed=0,1", "hydra.sweep.dir=/proc/x")
+    assert done.returncode == 2
+    assert "/proc/x: No such file or directory. Allowed is a place where you may make folders" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_reader_that_leaves_is_no_error(home: Path) -> None:
     done = run_command(["sh", "-c", "python train.py --help | head -1"], home)
     assert done.returncode == 0
