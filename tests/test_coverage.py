@@ -11,15 +11,18 @@ from pathlib import Path
 from tests.coverage import __main__ as coverage
 from tests.coverage.sitecustomize import FOLDER_VARIABLE
 
-# Half of it in the process that is started, half in one that it starts.
+# Some of it in the process that is started, some in one that it starts, and in one that it forks.
 PROGRAM = """
-import subprocess, sys
+import multiprocessing, subprocess, sys
 from graft.cache import sizes
 if len(sys.argv) == 1:
     subprocess.run([sys.executable, __file__, "again"], check=True)
-    sizes.parse_size("1 GB", "max-size")
+    subprocess.run([sys.executable, "-m", "graft.cli", "--help"], check=True, stdout=subprocess.DEVNULL)
+    forked = multiprocessing.get_context("fork").Process(target=sizes.size_in_words, args=(10**9,))
+    forked.start()
+    forked.join()
 else:
-    sizes.size_in_words(10**9)
+    sizes.parse_size("1 GB", "max-size")
 """
 
 
@@ -29,17 +32,19 @@ def test_what_started_processes_execute_is_added_up(tmp_path: Path) -> None:
     written.mkdir()
     environment = {**os.environ, FOLDER_VARIABLE: str(written), "PYTHONPATH": str(coverage.HERE)}
     subprocess.run([sys.executable, "program.py"], cwd=tmp_path, env=environment, check=True)
-    one, other = (
-        {name: len(lines) for name, (lines, _) in json.loads(file.read_text()).items()}
-        for file in written.glob("*.json")
-    )
-    files = coverage.covered(written.glob("*.json"))["files"]
+    processes = list(written.glob("*.json"))
+    assert len(processes) == 4
+    files = coverage.covered(processes)["files"]
     (sizes,) = (name for name in files if name.endswith("graft/cache/sizes.py"))
     path = str(Path(sizes).resolve())
+    alone = [len(json.loads(file.read_text())[path][0]) for file in processes]
     there, share = coverage.share([files[sizes]], "lines")
-    assert max(one[path], other[path]) < len(files[sizes]["executed_lines"]) < there
-    assert share == 100 * len(files[sizes]["executed_lines"]) / there
-    (untouched,) = (told for name, told in files.items() if name.endswith("graft/cli.py"))
+    together = len(files[sizes]["executed_lines"])
+    assert max(alone) < together < there
+    assert share == 100 * together / there
+    (started,) = (told for name, told in files.items() if name.endswith("graft/cli.py"))
+    assert coverage.share([started], "lines")[1] > 20
+    (untouched,) = (told for name, told in files.items() if name.endswith("graft/rerun/again.py"))
     lines, share = coverage.share([untouched], "lines")
     assert (lines > 100, share) == (True, 0)
     rows = coverage.table(files, 2)

@@ -6,12 +6,15 @@ What a process has executed it writes down when it ends; one that is killed writ
 
 from __future__ import annotations
 
+import ast
 import atexit
 import json
 import os
 import sys
 import uuid
+from multiprocessing import util
 from pathlib import Path
+from types import CodeType
 
 FOLDER_VARIABLE = "GRAFT_COVERAGE"
 SOURCES = [str(Path(__file__).parents[2] / "src" / package) for package in ("graft", "hydra_plugins")]
@@ -20,12 +23,20 @@ SOURCES = [str(Path(__file__).parents[2] / "src" / package) for package in ("gra
 def measure(folder: Path) -> None:
     """Notes what is executed of `SOURCES` from now on; at its end the process writes it to a file of its own."""
     try:
-        from slipcover import FileMatcher, ImportManager, Slipcover
+        from slipcover import FileMatcher, ImportManager, Slipcover, branch
+        from slipcover.importer import SlipcoverLoader
     except ImportError:  # an environment that is none for development, such as the Estimator's
         return
     # No probe is taken out again: that would exchange code below running threads to save nanoseconds.
     measured = Slipcover(branch=True, d_miss_threshold=sys.maxsize)
     ImportManager(measured, FileMatcher(sources=SOURCES)).__enter__()
+
+    # What `python -m` runs is not imported: its code is asked for, and slipcover hands that out as it is.
+    def code_of(loader: SlipcoverLoader, name: str) -> CodeType:
+        tree = branch.preinstrument(ast.parse(loader.origin.read_bytes()))
+        return measured.instrument(compile(tree, str(loader.origin), "exec"))
+
+    SlipcoverLoader.get_code = code_of
 
     def write() -> None:
         try:
@@ -43,6 +54,8 @@ def measure(folder: Path) -> None:
 
     # Registered first, and so called last.
     atexit.register(write)
+    # A process that multiprocessing has forked ends without what is registered there.
+    util.register_after_fork(measured, lambda _: util.Finalize(None, write, exitpriority=-100))
 
 
 if FOLDER_VARIABLE in os.environ:
