@@ -48,9 +48,6 @@ WRONG = {
     "-m dataset=choice([true])": ["dataset", "allowed are digits, "],
     "size=smoke": ["size=smoke: there is no such key; did you mean +size=smoke?"],
     "+size=smoke hydra.run.dir=/proc/x": ["/proc/x: No such file or directory. Allowed is a place where you may make"],
-    "-m seed=0,1 hydra.sweep.dir=/proc/x": [
-        "/proc/x: No such file or directory. Allowed is a place where you may make"
-    ],
     "backbone.url=/nowhere": ["backbone.url=/nowhere"],
     "backbone=custom": ["backbone.url is not set", "a TF Hub or Kaggle handle"],
     "-m backbone=inception_v3,efficientnet_lite0,digits_cnn backbone.require_sha256=true": [

@@ -24,7 +24,6 @@ from typing import Any
 import psutil
 
 COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
-NODES = 2  # each runs a job at a time
 KILL_WAIT_SECONDS = 12
 
 
@@ -33,12 +32,14 @@ class FakeSlurm:
 
     Args:
         folder: Empty.
+        nodes: How many jobs run at a time; what its file says, which tests change meanwhile, holds.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, nodes: int = 2) -> None:
         self._folder = folder
         (folder / "bin").mkdir(parents=True)
         (folder / "jobs").mkdir()
+        (folder / "nodes").write_text(str(nodes))
         for name in COMMANDS:
             program = folder / "bin" / name
             program.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__)} {name} "$@"\n')
@@ -213,7 +214,7 @@ def tasks_of(pid: int) -> list[psutil.Process]:
 def free_node(folder: Path, path: Path) -> Iterator[str | None]:
     """A node, once one is free; None if the job was cancelled before."""
     while not read(path).get("cancelled"):
-        for index in range(NODES):
+        for index in range(int((folder / "nodes").read_text())):
             with (folder / f"node{index}.lock").open("w") as lock:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

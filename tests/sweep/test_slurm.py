@@ -264,8 +264,12 @@ def test_what_slurm_refuses_is_said(on_slurm: App, slurm: FakeSlurm) -> None:
 def test_what_goes_wrong_with_one_job_is_no_trials_fault_and_no_other_slots(on_slurm: App, slurm: FakeSlurm) -> None:
     with FakeSlurmNodes(slurm, 1):
         running = impatient(on_slurm).start("x=range(4)", "steps=80", "seconds=0.1")
-        wait_for(lambda: bool(notes(on_slurm, "step")) and len(slurm.jobs()) == 2)
-        waiting = next(number for number, job in slurm.jobs().items() if job["state"] == "PENDING")
+
+        def pending() -> list[str]:
+            return [number for number, job in slurm.jobs().items() if job["state"] == "PENDING"]
+
+        wait_for(lambda: bool(notes(on_slurm, "step") and pending()))
+        (waiting,) = pending()
         # Its slot asks for another place, which it is refused at first.
         slurm.refuse(1)
         slurm.cancel(waiting)
