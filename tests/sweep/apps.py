@@ -169,6 +169,16 @@ def steps_app(folder: Path, source: str = STEPS_APP) -> App:
     return App(folder, source)
 
 
+def with_observer(app: App) -> App:
+    """The application, whose `app.Observer` is told of its sweeps."""
+    (app.folder / "config.yaml").write_text(
+        "x: 0\nhydra:\n  sweep:\n    dir: swept\n  sweeper:\n    observer:\n      _target_: app.Observer\n"
+        "defaults: [_self_, {override hydra/sweeper: graft}]\n"
+    )
+    app.environment["PYTHONPATH"] = f".:{app.environment.get('PYTHONPATH', '')}"
+    return app
+
+
 def notes(app: App, kind: str) -> list[list[int]]:
     return [note[1:] for note in map(json.loads, app.lines()) if note[0] == kind]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
-from tests.sweep.apps import App
+from tests.sweep.apps import App, with_observer
 
 LOCKS = ("study.journal.lock", "study.journal.controllers.lock")
 
@@ -316,13 +316,7 @@ CONTEXT_APP = """
 
 @pytest.fixture
 def observed(make_app: Callable[[str], App]) -> App:
-    app = make_app(CONTEXT_APP)
-    (app.folder / "config.yaml").write_text(
-        "x: 0\nhydra:\n  sweep:\n    dir: swept\n  sweeper:\n    observer:\n      _target_: app.Observer\n"
-        "defaults: [_self_, {override hydra/sweeper: graft}]\n"
-    )
-    app.environment["PYTHONPATH"] = f".:{app.environment.get('PYTHONPATH', '')}"
-    return app
+    return with_observer(make_app(CONTEXT_APP))
 
 
 def test_the_observer_hears_of_everything_and_may_fail(observed: App) -> None:

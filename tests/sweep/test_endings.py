@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-from tests.sweep.apps import App
+from tests.sweep.apps import App, with_observer
 
 # The observer kills the controller once, at the moment that KILLED_AT names.
 KILLED_APP = """
@@ -51,13 +51,7 @@ KILLED_APP = """
 
 @pytest.fixture
 def killed(make_app: Callable[[str], App]) -> App:
-    app = make_app(KILLED_APP)
-    (app.folder / "config.yaml").write_text(
-        "x: 0\nhydra:\n  sweeper:\n    observer:\n      _target_: app.Observer\n"
-        "defaults: [_self_, {override hydra/sweeper: graft}]\n"
-    )
-    app.environment["PYTHONPATH"] = f".:{app.environment.get('PYTHONPATH', '')}"
-    return app
+    return with_observer(make_app(KILLED_APP))
 
 
 def run(app: App, *overrides: str, killed_at: str = "") -> subprocess.CompletedProcess[str]:

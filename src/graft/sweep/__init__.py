@@ -22,14 +22,15 @@ Of the rest of Graft it uses `trial.py`, `errors.py` and small things such as `d
     storage.py      where studies live, and the lock between controllers; journal.py is the default,
                     database.py a server that may be restarted
     opening.py      which sweep a command means
-    study.py        the studies of one sweep: claim, finish, resume, join; started.py and cmaes_state.py are
-                    what it does differently from Optuna
-    liveness.py     which controllers of a sweep live
+    study.py        the studies of one sweep: claim, finish, resume, join; distributions.py is a space in Optuna's
+                    terms, started.py and cmaes_state.py are what it does differently from Optuna
+    presence.py     how a controller shows that it lives; liveness.py says what that means
     reporting.py    how a running trial reaches its study
     observer.py     what a sweep tells whoever keeps other records of it
     display.py      what the user sees meanwhile
     signals.py      Ctrl-C and SIGTERM, read when the controller is ready to
     controller.py   the loop that ties them together
+    run.py          what is around it: a command is read, checked, opened, and closed again
 
 Importing this package loads nothing else, for Hydra imports the plugins that sit on top of it in
 every application of the environment.

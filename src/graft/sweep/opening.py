@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import shlex
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -56,8 +58,10 @@ def open_sweep(
         if existing:
             _refuse_if_another(name, summaries[name], identity, options)
         sweep = SweepStudy(name=name, storage=storage, space=space, options=options, existing=existing)
+        if existing:
+            _refuse_if_moved(name, sweep.directory, directory)
         sweep.create(identity, directory)
-        sweep.join()
+        sweep.presence.join()
         return sweep
 
     return ControllerLock(storage, opened)(open_or_create)
@@ -87,6 +91,31 @@ def _refuse_if_another(name: str, study: Any, identity: Identity, options: Sweep
             + "\n".join(identity.differences(recorded["parts"]))
             + "\nAllowed: the command that started it, or a new name."
         )
+
+
+def _refuse_if_moved(sweep: str, recorded: Path, fresh: Path) -> None:
+    """Trials would else begin anew where the folder was, and their checkpoints lie where it is.
+
+    Args:
+        sweep: Its name.
+        recorded: The sweep's folder as it was when it began.
+        fresh: The folder that a sweep which begins now would have.
+
+    Raises:
+        ConfigError: if `recorded` is not there, and what ends alike lies beside `fresh`.
+    """
+    if recorded.exists():
+        return
+    for above, old in itertools.product(fresh.parents, recorded.parents):
+        moved = above / recorded.relative_to(old)
+        if above.name == old.name and above.name and moved.is_dir():
+            while above.name == old.name and above.name:
+                above, old = above.parent, old.parent
+            raise ConfigError(
+                f"The folder of the sweep {sweep}, {recorded}, was moved to {moved}, and its record names the old "
+                f"place. Move it back, or make it known there, too: ln -s {shlex.quote(str(above))} "
+                f"{shlex.quote(str(old))}"
+            )
 
 
 def _new_name(job_name: str, taken: Mapping[str, Any]) -> str:

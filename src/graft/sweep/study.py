@@ -22,8 +22,6 @@ from __future__ import annotations
 import hashlib
 import heapq
 import itertools
-import shlex
-import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,28 +31,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from graft.disk import unwritable_of
-from graft.errors import ConfigError
-from graft.sweep import liveness
+from graft.sweep.distributions import grid_distribution, grid_param, suggest
 from graft.sweep.identity import Identity
-from graft.sweep.liveness import end_leftover_workers, here
+from graft.sweep.liveness import end_leftover_workers
 from graft.sweep.options import SEQUENCE_SAMPLERS, SweepOptions, make_pruner, make_sampler
 from graft.sweep.outcome import Outcome, State
+from graft.sweep.presence import Presence
 from graft.sweep.reporting import ATTEMPT, OWNER, TOLD_ATTRIBUTE
-from graft.sweep.space import Cell, Choices, Plain, Sampled, Space, Value
+from graft.sweep.space import Cell, Plain, Space
 from graft.sweep.started import started_trials
-from graft.sweep.storage import ControllerLock, DatabaseFailed, file_of, open_storage
+from graft.sweep.storage import ControllerLock, file_of, open_storage
 
 if TYPE_CHECKING:
     from graft.sweep.database import Patience
@@ -67,13 +59,9 @@ IDENTITY, DIRECTORY, CONTEXT, FINISHED = (
     "graft.context",
     "graft.finished",
 )
-CONTROLLER = "graft.controller."
 CELL = "graft.cell"
 NUMBER, DEATHS = "graft.number", "graft.deaths"
 FAILURE, MESSAGE = "graft.failure", "graft.message"
-
-MANY_CHOICES = 100
-"""A categorical distribution is stored with every trial; longer ones would make storages quadratic."""
 
 STATES = {
     TrialState.COMPLETE: "complete",
@@ -136,7 +124,7 @@ class SweepStudy:
     """The studies of one sweep, for one controller. Used from one thread only, as Optuna's storages are.
 
     Make one with `graft.sweep.opening.open_sweep`. Where a database server does not answer and nobody waits for it,
-    every method but `leave` raises `DatabaseFailed`.
+    every method but `presence.leave` raises `DatabaseFailed`.
 
     Args:
         name: Of the sweep.
@@ -146,6 +134,7 @@ class SweepStudy:
 
     Attributes:
         controller: ID of this controller.
+        presence: How it shows the others that it lives.
         resumed: As `existing`.
     """
 
@@ -166,8 +155,9 @@ class SweepStudy:
         self._space = space
         self._options = options
         self.controller = uuid.uuid4().hex[:12]
-        self._last_beat = 0.0
-        self._watch = liveness.Watch()
+        self.presence = Presence(
+            lambda: self._root, self.controller, silent=lambda: getattr(self._opened, "silent", False)
+        )
         self._mine: dict[int, Claimed] = {}
         # A study a cell only where a sampler has to learn within it.
         self._one_study = space.pure_grid or len(space.cells) == 1
@@ -212,13 +202,8 @@ class SweepStudy:
         Args:
             identity: What a new sweep may be gone on with.
             directory: Where a new one's trials have their folders.
-
-        Raises:
-            ConfigError: if the folder of an old one was moved.
         """
         root = self._study(self.name, create=True)
-        if self.resumed:
-            _refuse_if_moved(self.name, self.directory, directory)
         if not self.resumed:
             root.set_user_attr(DIRECTORY, str(directory))
             root.set_user_attr(IDENTITY, {"digest": identity.digest, "parts": dict(identity.parts)})
@@ -247,14 +232,14 @@ class SweepStudy:
         return create_trial(
             state=TrialState.WAITING,
             user_attrs={NUMBER: number},
-            params={key: _grid_param(cell.grid[key], d) for key, d in distributions.items()},
+            params={key: grid_param(cell.grid[key], d) for key, d in distributions.items()},
             distributions=distributions,
         )
 
     def _grid_distribution(self, key: str) -> BaseDistribution | None:
         if key not in self._grid_distributions:
             values = dict.fromkeys(cell.grid[key] for cell in self._space.cells if key in cell.grid)
-            self._grid_distributions[key] = _grid_distribution([value.plain for value in values])
+            self._grid_distributions[key] = grid_distribution([value.plain for value in values])
         return self._grid_distributions[key]
 
     def records(self) -> list[Record]:
@@ -282,52 +267,6 @@ class SweepStudy:
         """Says that nothing is left of the sweep, so that its command begins another one. May be called twice."""
         if not self._root.user_attrs.get(FINISHED):
             self._root.set_user_attr(FINISHED, True)
-
-    # -- Controllers ----------------------------------------------------------------------------
-
-    def join(self) -> None:
-        """Announces this controller, so that others leave its trials alone."""
-        self._beat(left=False)
-
-    def beat(self) -> bool:
-        """Shows that this controller lives, if it is time to, and says whether it was."""
-        due = time.monotonic() - self._last_beat > liveness.BEAT_SECONDS
-        if due:
-            self._beat(left=False)
-            # Seldom looked at, another's silence would be noticed late: it counts from the last look.
-            self.others_alive()
-        return due
-
-    def leave(self) -> None:
-        """Takes leave: what this controller left RUNNING, if anything, is free."""
-        # Without a database to tell, others find out by its process, or by its silence.
-        if getattr(self._opened, "silent", False):
-            return
-        try:
-            self._beat(left=True)
-        except Exception as error:
-            if not isinstance(error, DatabaseFailed) and unwritable_of(error) is None:
-                raise
-
-    def _beat(self, *, left: bool) -> None:
-        self._root.set_user_attr(CONTROLLER + self.controller, here(left=left))
-        self._forget_what_was_not_seen()
-        self._last_beat = time.monotonic()
-
-    def _forget_what_was_not_seen(self) -> None:
-        # A controller that could not show itself, suspended or cut off, could not see others do so either.
-        if time.monotonic() - self._last_beat > liveness.DEAD_AFTER_SECONDS / 2:
-            self._watch.start_over()
-
-    def others_alive(self) -> set[str]:
-        """The other controllers of this sweep that live."""
-        attributes = self._root.user_attrs
-        self._forget_what_was_not_seen()
-        return {
-            name.removeprefix(CONTROLLER)
-            for name, shown in attributes.items()
-            if name.startswith(CONTROLLER) and name != CONTROLLER + self.controller and self._watch.alive(name, shown)
-        }
 
     # -- Trials ---------------------------------------------------------------------------------
 
@@ -446,7 +385,7 @@ class SweepStudy:
 
     def _free(self, suspects: Sequence[int]) -> list[int]:
         # Under the lock nobody is between claiming a trial and owning it.
-        others = self.others_alive()
+        others = self.presence.others_alive()
         freed = []
         for number in suspects:
             storage, trial_id = self._opened_for(number), self._ids[number]
@@ -454,7 +393,7 @@ class SweepStudy:
             owner = trial.user_attrs.get(OWNER)
             if trial.state == TrialState.RUNNING and owner not in others and owner != self.controller:
                 if owner is not None:
-                    end_leftover_workers(self._root.user_attrs.get(CONTROLLER + owner))
+                    end_leftover_workers(self.presence.shown_by(owner))
                 self._put_back(storage, trial_id)
                 freed.append(number)
         return freed
@@ -537,7 +476,7 @@ class SweepStudy:
         study.sampler = self._sampler(cell, position)
         study._thread_local.cached_all_trials = None
         trial = optuna.Trial(study, trial_id)
-        return {key: _suggest(trial, key, part) for key, part in cell.sampled.items()}
+        return {key: suggest(trial, key, part) for key, part in cell.sampled.items()}
 
     def _sampler(self, cell: Cell, position: int) -> optuna.samplers.BaseSampler:
         """A sampler for one trial.
@@ -622,51 +561,3 @@ def _positions(space: Space, n_trials: int | None, *, one_study: bool) -> Iterat
         for cell, budget in budgets:
             if position < budget:
                 yield cell, next(numbers) if one_study else position
-
-
-def _suggest(trial: optuna.Trial, key: str, part: Sampled) -> Plain:
-    if isinstance(part, Choices):
-        return trial.suggest_categorical(key, part.handles)
-    if part.kind == "int":
-        step = 1 if part.step is None else int(part.step)
-        return trial.suggest_int(key, int(part.low), int(part.high), log=part.log, step=step)
-    return trial.suggest_float(key, part.low, part.high, log=part.log, step=part.step)
-
-
-def _grid_distribution(values: Sequence[Plain]) -> BaseDistribution | None:
-    """A distribution that holds all values of a grid key, as short as it can be; None if none can."""
-    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-    if len(numbers) == len(values):
-        if all(isinstance(v, int) for v in numbers):
-            return IntDistribution(int(min(numbers)), int(max(numbers)))
-        return FloatDistribution(float(min(numbers)), float(max(numbers)))
-    return CategoricalDistribution(list(values)) if len(values) <= MANY_CHOICES else None
-
-
-def _grid_param(value: Value, distribution: BaseDistribution) -> Plain:
-    return float(value.plain) if isinstance(distribution, FloatDistribution) else value.plain  # type: ignore[arg-type]
-
-
-def _refuse_if_moved(sweep: str, recorded: Path, fresh: Path) -> None:
-    """Trials would else begin anew where the folder was, and their checkpoints lie where it is.
-
-    Args:
-        sweep: Its name.
-        recorded: The sweep's folder as it was when it began.
-        fresh: The folder that a sweep which begins now would have.
-
-    Raises:
-        ConfigError: if `recorded` is not there, and what ends alike lies beside `fresh`.
-    """
-    if recorded.exists():
-        return
-    for above, old in itertools.product(fresh.parents, recorded.parents):
-        moved = above / recorded.relative_to(old)
-        if above.name == old.name and above.name and moved.is_dir():
-            while above.name == old.name and above.name:
-                above, old = above.parent, old.parent
-            raise ConfigError(
-                f"The folder of the sweep {sweep}, {recorded}, was moved to {moved}, and its record names the old "
-                f"place. Move it back, or make it known there, too: ln -s {shlex.quote(str(above))} "
-                f"{shlex.quote(str(old))}"
-            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -99,7 +99,9 @@ def log(store: Store, run_id: str, saved_model: Path) -> str:
             client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=_best_epoch(run))])
             client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         except BaseException:
-            client.finalize_logged_model(model.model_id, LoggedModelStatus.FAILED)
+            # Of a store that is gone the first error tells; Ctrl-C must stay one.
+            with suppress(MlflowException, SQLAlchemyError, OSError):
+                client.finalize_logged_model(model.model_id, LoggedModelStatus.FAILED)
             raise
         store.set_tags(run_id, {MODEL_TAG: model.model_id})
         return str(model.model_id)

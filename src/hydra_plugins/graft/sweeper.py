@@ -14,7 +14,7 @@ from hydra_plugins.graft._exit import exit_with
 
 
 class GraftSweeper(Sweeper):
-    """Hands a sweep to `graft.sweep.controller` and turns its errors into exit statuses."""
+    """Hands a sweep to `graft.sweep.run` and turns its errors into exit statuses."""
 
     def __init__(self, **given: Any) -> None:
         self.given = given
@@ -37,7 +37,7 @@ class GraftSweeper(Sweeper):
         from graft.output import keep_output_going
         from graft.secrets import Secrets
         from graft.sweep.batches import BatchLauncher
-        from graft.sweep.controller import run_sweep
+        from graft.sweep.run import run_sweep
 
         keep_output_going()
         assert self.hydra_context is not None
