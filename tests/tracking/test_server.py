@@ -112,6 +112,12 @@ def sync(*arguments: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+def wait_for_no_sender() -> None:
+    """Waits until nothing is sent in the background; a test that hangs here shows who does not end it."""
+    while any(thread.name == "record" for thread in threading.enumerate()):
+        time.sleep(0.05)
+
+
 def test_a_server_that_is_gone_for_a_while_misses_nothing(
     server: MlflowServer,
     experiment: str,
@@ -400,6 +406,7 @@ def test_a_sweep_whose_server_goes_away_as_it_begins_is_told(
     config.tracking.uri, config.tracking.artifacts = tracking.uri, None
     with pytest.raises(FatalError, match="stopped answering"):
         MlflowSweepObserver().sweep_started(replace(sweep_of, config=config))
+    wait_for_no_sender()
 
 
 def test_a_parent_that_was_deleted_is_made_anew_with_the_trials_that_it_had(
@@ -465,15 +472,12 @@ def test_a_damaged_line_is_told_and_the_rest_is_sent(
     impatient: None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    of_others = set(threading.enumerate())  # a test that failed may have left one that waits
     line.down()
     recorder = recorder_of(tracking, folder)
     for number in range(3):
         epoch(recorder, number)
     recorder.close("complete")
-    # One is just trying for the last time.
-    while any(thread.name == "record" for thread in set(threading.enumerate()) - of_others):
-        time.sleep(0.05)
+    wait_for_no_sender()  # one is just trying for the last time
     lines = (folder / "record.jsonl").read_bytes().splitlines(keepends=True)
     (folder / "record.jsonl").write_bytes(b"".join([*lines[:2], damage, *lines[3:]]))
     line.up()

@@ -121,6 +121,7 @@ class MlflowSweepObserver:
         self._local.say("sweep started", self._secrets.out_of({"sweep": self._sweep, **content}))
         self._delivery.begin()
         if receiver.run_id is None:  # the server went away after it was opened
+            self._delivery.end(patience_seconds=0.0)
             raise FatalError(f"tracking.uri={tracking.uri}: MLflow stopped answering before the sweep was recorded")
         return {"parent_run_id": receiver.run_id}
 
