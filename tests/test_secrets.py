@@ -294,3 +294,12 @@ def test_a_record_that_cannot_be_read_gives_nothing_away(monkeypatch: pytest.Mon
     monkeypatch.setenv("GRAFT_TEST_SECRET", SECRET)
     secrets = Secrets.of({"name": ["${oc.decode:[}", "${oc.env:GRAFT_TEST_SECRET}"]})
     assert secrets.out_of(f"in {SECRET}") == "in ${oc.env:GRAFT_TEST_SECRET}"
+
+
+def test_a_text_full_of_addresses_takes_no_time_that_grows_with_its_square() -> None:
+    """Ten minutes, in which a test that hangs is ended, and more, where each beginning is looked at to the end."""
+    text = "a://b:c " * 90_000
+    assert Secrets().out_of(text) == text
+    hidden = Secrets().out_of(f"{text}d://e:{'f' * 1_500}@g")
+    assert "f" not in hidden
+    assert hidden.endswith("://***@g")

@@ -23,14 +23,16 @@ HIDDEN = "***"
 
 FROM_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?([\w.-]+)")
 ASKS_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:")
+_LONGEST = 2000
+"""Characters of such a password. Without an end the time for a text would grow with its square."""
 _NAME = r"[^\s:/@\[\]'\"]*:"
 _NO_PORT = r"(?!\d{1,5}(?![\w%!$&*+=~-]))"
 USER_IN_ADDRESS = re.compile(
     r"(?<=://)(?:"
     r"[^/\s'\"]+"
     # What should be written as %20, %27 and %2F is taken as it is by some, the slash by databases alone.
-    rf"|{_NAME}{_NO_PORT}[^\n\"/@]*"
-    rf"|(?<!http://)(?<!https://){_NAME}(?:{_NO_PORT}[^\n\"@]*|[^\s\"@]*)"
+    rf"|{_NAME}{_NO_PORT}[^\n\"/@]{{0,{_LONGEST}}}"
+    rf"|(?<!http://)(?<!https://){_NAME}(?:{_NO_PORT}[^\n\"@]{{0,{_LONGEST}}}|[^\s\"@]{{0,{_LONGEST}}})"
     r")(?=@)"
 )
 TOKEN_IN_ADDRESS = re.compile(

@@ -21,7 +21,7 @@ from tests.sweep.apps import LONG
 
 from graft.config import TrackingConfig
 from graft.errors import ConfigError, FatalError
-from graft.sweep import study as studies
+from graft.sweep import presence
 from graft.sweep.identity import Identity
 from graft.sweep.liveness import here
 from graft.sweep.opening import open_sweep
@@ -93,7 +93,7 @@ def dead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Controllers of this process show themselves as one that has died."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    monkeypatch.setattr(studies, "here", lambda *, left: {**here(left=left), "pid": gone.pid})
+    monkeypatch.setattr(presence, "here", lambda *, left: {**here(left=left), "pid": gone.pid})
 
 
 def half_done(storage: str) -> None:

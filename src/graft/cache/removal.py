@@ -20,7 +20,7 @@ def again_if_removed(folder: Path, make: Callable[[], T]) -> T:
     """What `make` gives, which makes `folder` and what belongs there; called again if that is gone meanwhile.
 
     Raises:
-        OSError: Something else is wrong, or it was gone `TRIES` times.
+        OSError: if something else is wrong, or it was gone `TRIES` times.
     """
     for _ in range(TRIES - 1):
         try:
