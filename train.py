@@ -11,6 +11,7 @@ try:
     from omegaconf import DictConfig
 
     from graft.command import exit_statuses
+    from graft.leaving import leaving_at_once
     from graft.paths import CHECKOUT, home
 except ModuleNotFoundError as error:
     sys.exit(f"{error.name} is not installed for {sys.executable}. Run `make setup`, then use .venv/bin/python.")
@@ -32,5 +33,5 @@ def main(config: DictConfig) -> float | dict[str, float]:
 
 
 if __name__ == "__main__":
-    with exit_statuses(CONF):
+    with leaving_at_once(), exit_statuses(CONF):
         main()

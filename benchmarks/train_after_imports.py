@@ -8,6 +8,7 @@ of the command: Hydra's composition, plots and the record included.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import json
@@ -51,14 +52,13 @@ def main(report: Path, overrides: list[str]) -> None:
     imported = time.perf_counter()
     sys.argv = [str(TRAIN), *overrides]
     sys.path[0] = str(TRAIN.parent)
-    status = 0
-    try:
-        runpy.run_path(str(TRAIN), run_name="__main__")
-    except SystemExit as leaving:
-        status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-    ended = time.perf_counter()
-    report.write_text(json.dumps({"import_seconds": imported - started, "seconds": ended - imported}))
-    sys.exit(status)
+
+    def write() -> None:
+        ended = time.perf_counter()
+        report.write_text(json.dumps({"import_seconds": imported - started, "seconds": ended - imported}))
+
+    atexit.register(write)  # train.py ends the process itself
+    runpy.run_path(str(TRAIN), run_name="__main__")
 
 
 if __name__ == "__main__":

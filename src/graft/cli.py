@@ -19,6 +19,7 @@ from graft.config import EXPERIMENT, STORE, TrackingConfig
 from graft.console import PlainConsole
 from graft.disk import refusal_of, unwritable_of
 from graft.errors import STATUS_DIVERGED_RERUN, STATUS_FAILED, STATUS_INTERRUPTED, ConfigError, GraftError
+from graft.leaving import leaving_at_once
 from graft.output import keep_output_going
 from graft.plain_json import plain_json
 from graft.printable import printable
@@ -409,19 +410,20 @@ def _tracking(uri: str, experiment: str) -> TrackingConfig:
 def main() -> None:
     """Entry point of the console script: an error of ours ends it with its status and no traceback."""
     keep_output_going()
-    try:
-        app()
-    except GraftError as error:
-        print(printable(str(error)), file=sys.stderr)
-        raise SystemExit(error.status) from None
-    except OSError as error:
-        if (told := unwritable_of(error) or refusal_of(error)) is None:
-            raise
-        print(printable(str(told)), file=sys.stderr)
-        raise SystemExit(told.status) from None
-    except KeyboardInterrupt:
-        print("Interrupted", file=sys.stderr)
-        raise SystemExit(STATUS_INTERRUPTED) from None
+    with leaving_at_once():
+        try:
+            app()
+        except GraftError as error:
+            print(printable(str(error)), file=sys.stderr)
+            raise SystemExit(error.status) from None
+        except OSError as error:
+            if (told := unwritable_of(error) or refusal_of(error)) is None:
+                raise
+            print(printable(str(told)), file=sys.stderr)
+            raise SystemExit(told.status) from None
+        except KeyboardInterrupt:
+            print("Interrupted", file=sys.stderr)
+            raise SystemExit(STATUS_INTERRUPTED) from None
 
 
 if __name__ == "__main__":

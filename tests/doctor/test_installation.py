@@ -34,7 +34,7 @@ def test_a_record_is_looked_at_without_anything_heavy_and_stays_as_it_is(store: 
         "import sys\n"
         "from graft import cli\n"
         "sys.argv = ['graft', 'doctor']\n"
-        "try: cli.main()\n"
+        "try: cli.app()\n"
         "except SystemExit as end: assert not end.code, end.code\n"
         "assert not {'tensorflow', 'mlflow', 'optuna', 'hydra'} & sys.modules.keys(), 'heavy'\n"
     )

@@ -12,14 +12,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
-from mlflow.entities import Run
+from mlflow.entities import Metric, Run
 from mlflow.tracking import MlflowClient
 from omegaconf import DictConfig
 from tests.conftest import backbone_at
@@ -33,7 +34,7 @@ from graft.errors import FatalError
 from graft.interruption import Interruption
 from graft.paths import CHECKOUT
 from graft.sweep.observer import SweepEnded, SweepStarted, TrialEnded
-from graft.tracking import mlflow_recorder
+from graft.tracking import delivery, mlflow_recorder
 from graft.tracking.local_record import LocalRecord
 from graft.tracking.mlflow_recorder import MlflowRecorder
 from graft.tracking.mlflow_store import open_store
@@ -332,6 +333,35 @@ def test_what_mlflow_refuses_is_told_and_holds_nothing_up(
     recorder.close("complete")
     assert "MLflow refuses what is said at byte" in caplog.text
     assert MlflowClient(in_sqlite.uri).get_run(str(recorder.run_id)).info.status == "FINISHED"
+
+
+def test_metrics_in_quick_succession_are_sent_together_and_what_is_refused_among_them_alone_is_left_out(
+    in_sqlite: TrackingConfig, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (delivery, mlflow_recorder):
+        monkeypatch.setattr(module, "PACE_SECONDS", 600.0)
+    batches = []
+    log_batch = MlflowClient.log_batch
+
+    def counted(client: MlflowClient, run_id: str, metrics: Sequence[Metric] = (), **others: Any) -> None:
+        batches.append(len(metrics))
+        log_batch(client, run_id, metrics=metrics, **others)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", counted)
+    recorder = recorder_of(in_sqlite, folder)
+    for number in range(3):
+        epoch(recorder, number)
+    assert batches == [2]
+    recorder.set_tags({"own": "tag"})
+    assert batches == [2, 4, 0]
+    epoch(recorder, 3)
+    recorder.log_metrics({"no/such:key!": 1.0}, step=3)
+    assert batches[3:] == [3, 2, 1]
+    epoch(recorder, 4)
+    recorder.close("complete")
+    assert caplog.text.count("MLflow refuses what is said at byte") == 1
+    history = MlflowClient(in_sqlite.uri).get_metric_history(str(recorder.run_id), "val_accuracy")
+    assert [(point.step, point.value) for point in history] == expected(5)
 
 
 def test_what_was_sent_elsewhere_is_still_sent_home(

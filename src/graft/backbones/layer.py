@@ -65,12 +65,15 @@ def hub_layer(
     if trainable and backbone.batch_norm_momentum is not None:
         arguments["batch_norm_momentum"] = backbone.batch_norm_momentum
     with _refusing(lambda error: f"backbone.url={backbone.url}: {_why_not_loaded(error)}"):
+        # Not by the layer: that looks for a module of an old Keras first, and imports the whole of Keras 3 for it.
+        handle = str(literal(saved.path))
+        module = hub.load(handle)
+        if not callable(module):
+            raise TypeError("it is not callable")
         # A SavedModel computes in the precision that it was saved with, so the layer must not follow a
         # mixed-precision policy and hand it half-precision images.
-        layer = hub.KerasLayer(
-            str(literal(saved.path)), trainable=trainable, arguments=arguments, dtype="float32", name="backbone"
-        )
-    module = layer.resolved_object
+        layer = hub.KerasLayer(module, trainable=trainable, arguments=arguments, dtype="float32", name="backbone")
+        layer._handle = handle  # by which it is saved with a model
     if arguments and not _takes(module, "batch_norm_momentum"):
         raise ConfigError(
             f"backbone.batch_norm_momentum={backbone.batch_norm_momentum}: the module at {backbone.url} has its "
@@ -160,8 +163,7 @@ def _takes(module: Any, argument: str) -> bool:
 
 
 def _why_not_loaded(error: Exception) -> str:
-    # The words of tensorflow_hub for an object without __call__, with signatures and without.
-    if "callable" in str(error):
+    if "callable" in str(error):  # a module of TensorFlow's own says so, too
         return (
             "the SavedModel cannot be called: it has at most signatures, like a TF1 module or what Keras' "
             "model.export() writes. A reusable SavedModel is needed (tensorflow.org/hub/reusable_saved_models)."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ SPLIT_OF: dict[str, Split] = {
 }
 LEFT_BEHIND = {"thumbs.db", "desktop.ini", "__macosx"}
 LISTED = 20  # problems named in one message
+FILES_A_TASK = 64  # most are known and only looked at, which is not worth a task each
 
 
 @dataclass(frozen=True)
@@ -177,8 +179,9 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def _digests(paths: list[Path]) -> tuple[str, ...]:
+    parts = [paths[start : start + FILES_A_TASK] for start in range(0, len(paths), FILES_A_TASK)]
     with ThreadPoolExecutor(max_workers=usable_cpus()) as pool:
-        told = list(pool.map(_file_sha256, paths))
+        told = [each for part in pool.map(lambda part: [_file_sha256(path) for path in part], parts) for each in part]
     if problems := [error for error in told if isinstance(error, OSError)]:
         texts = [
             f"dataset.path: {printable(str(error.filename))} cannot be read: {error.strerror}"
@@ -192,7 +195,7 @@ def _digests(paths: list[Path]) -> tuple[str, ...]:
 def _file_sha256(path: Path) -> str | OSError:
     try:
         state = path.stat()
-        if not os.path.isfile(path):
+        if not stat.S_ISREG(state.st_mode):
             return OSError(0, "it is no file", str(path))
         return _sha256_of(path, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
     except OSError as error:

@@ -54,12 +54,14 @@ class Trainer(TrainedModel):
         inputs = model.inputs[0]
         # Of any batch size from the start: the smaller batch at the end of an epoch is not worth another trace.
         any_batch = (tf.TensorSpec(inputs.shape, inputs.dtype), tf.TensorSpec((None,), tf.int32))
-        self.train_on_batch = compiled(self._train_on_batch, input_signature=any_batch)
-        self.evaluate_batch = compiled(self._evaluate_batch, input_signature=any_batch)
+        # There is nothing in the steps for AutoGraph, and its reading their source would take half of the tracing.
+        train, evaluate = map(tf.autograph.experimental.do_not_convert, (self._train_on_batch, self._evaluate_batch))
+        self.train_on_batch = compiled(train, input_signature=any_batch)
+        self.evaluate_batch = compiled(evaluate, input_signature=any_batch)
         # The same steps, for inputs that lie in memory: a whole epoch in one call.
         every_batch = functools.partial(_every_batch, known_shapes=config.jit_compile)
-        self.train_on = compiled(functools.partial(every_batch, self._train_on_batch))
-        self.evaluate_on = compiled(functools.partial(every_batch, self._evaluate_batch))
+        self.train_on = compiled(functools.partial(every_batch, train))
+        self.evaluate_on = compiled(functools.partial(every_batch, evaluate))
 
     def _train_on_batch(self, inputs: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """One training step; mean loss and accuracy since the last reset, this batch included."""
@@ -84,7 +86,7 @@ class Trainer(TrainedModel):
         """Adds a batch to the confusion counts, [true class, predicted class]."""
         assert self._confusion is not None
         # As a product of 0s and 1s, which float32 adds exactly: adding at indices is not deterministic on every device.
-        true, predicted = (tf.one_hot(each, len(self._confusion)) for each in (labels, tf.argmax(logits, axis=1)))
+        true, predicted = (tf.one_hot(each, self._confusion.shape[0]) for each in (labels, tf.argmax(logits, axis=1)))
         self._confusion.assign_add(tf.matmul(true, predicted, transpose_a=True))
         return tf.constant(0.0)
 

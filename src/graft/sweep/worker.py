@@ -30,6 +30,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from graft.leaving import leaving_at_once
+
 JOB, STOP, QUIT = b"job:", b"stop:", b"quit:"
 """What a message to the worker starts with; a job's pickle follows at once."""
 
@@ -258,4 +260,5 @@ def _end_with_all_children() -> NoReturn:
 
 
 if __name__ == "__main__":
-    main()
+    with leaving_at_once():
+        main()

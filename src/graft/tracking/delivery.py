@@ -1,10 +1,11 @@
-"""Sends what a local record says to MLflow: at once where that is a file, in the background where it is a server."""
+"""Sends what a local record says to MLflow: soon where that is a file, in the background where it is a server."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -19,13 +20,20 @@ log = logging.getLogger(__name__)
 
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 5.0)  # between tries; the last one again and again
 
+PACE_SECONDS = 0.5
+"""Metrics of epochs that follow each other so quickly are sent to a file together: a transaction costs more than many
+an epoch of a head."""
+
+METRICS_TOGETHER = 500
+"""So many metrics are sent at once, up to those of one statement more; MLflow takes 1,000."""
+
 
 class FromTheStart(Exception):
     """MLflow does not have what was sent: all of the record has to be sent again."""
 
 
 class Receiver(Protocol):
-    """Takes statements down in MLflow, in their order. One that it has already may be repeated, and changes nothing.
+    """Takes statements down in MLflow, in their order. Those that it has already may be repeated, and change nothing.
 
     It is called by one thread at a time, not always the same.
 
@@ -35,15 +43,15 @@ class Receiver(Protocol):
 
     run_id: str | None
 
-    def receive(self, statement: Statement) -> None:
-        """Takes one down.
+    def receive(self, statements: Sequence[Statement]) -> None:
+        """Takes one down, or several of metrics.
 
         Raises:
-            FromTheStart: if it needs all statements before this one once more.
+            FromTheStart: if it needs all statements before these once more.
         """
 
     def doubt(self) -> None:
-        """What is known of the run may be wrong: the last statement failed, or another process sent some."""
+        """What is known of the run may be wrong: the last statements failed, or another process sent some."""
 
     def has_lost(self, error: Exception) -> bool:
         """Whether a statement failed because the run is not there any more."""
@@ -66,6 +74,7 @@ class Delivery:
         self._sent = record.mark
         self._failures = 0
         self._next_try = 0.0
+        self._last_sent = float("-inf")
         self._more = threading.Event()
         self._over = False
         self._idle = threading.Condition()
@@ -94,15 +103,20 @@ class Delivery:
         self._thread = threading.Thread(target=self._keep_sending, name="record", daemon=True)
         self._thread.start()
 
-    def more(self) -> None:
+    def more(self, *, can_wait: bool = False) -> None:
         """Something was said.
+
+        Args:
+            can_wait: If something was sent less than `PACE_SECONDS` ago, this may be sent with what is said next.
 
         Raises:
             Exception: as `begin`; in the background it is told instead.
         """
         if self._background:
             self._more.set()
-        elif time.monotonic() >= self._next_try:
+            return
+        not_before = max(self._next_try, self._last_sent + PACE_SECONDS) if can_wait else self._next_try
+        if time.monotonic() >= not_before:
             self._try()
 
     def end(self, patience_seconds: float) -> int:
@@ -187,25 +201,35 @@ class Delivery:
                     self._send_from(Mark())
         except filelock.Timeout:
             raise TimeoutError(f"another process holds {self._record.lock.lock_file}") from None
+        self._last_sent = time.monotonic()
         with self._idle:
             self._idle.notify_all()
 
     def _send_from(self, mark: Mark) -> None:
-        for statement in self._record.statements(mark.end):
-            try:
-                self._receiver.receive(statement)
-            except FromTheStart:
-                raise
-            except Exception as error:
-                if self._receiver.has_lost(error):
-                    raise FromTheStart from error
-                if statement.kind in FIRST or not is_refused(error):
-                    raise
-                # It would be refused for ever, and keep everything after it waiting.
-                text = "MLflow refuses what is said at byte %d of %s, so it is left out: %s"
-                log.warning(text, statement.start, self._record.folder, reason_of(error))
-            self._sent = Mark(statement.end, self._receiver.run_id, self._uri)
+        for together in _together(self._record.statements(mark.end)):
+            self._hand_over(together)
+            self._sent = Mark(together[-1].end, self._receiver.run_id, self._uri)
             self._record.mark = self._sent
+
+    def _hand_over(self, together: Sequence[Statement]) -> None:
+        try:
+            self._receiver.receive(together)
+        except FromTheStart:
+            raise
+        except Exception as error:
+            first, *others = together
+            if self._receiver.has_lost(error):
+                raise FromTheStart from error
+            if first.kind in FIRST or not is_refused(error):
+                raise
+            if others:  # of which one may be to blame
+                self._receiver.doubt()
+                for statement in together:
+                    self._hand_over([statement])
+                return
+            # It would be refused for ever, and keep everything after it waiting.
+            text = "MLflow refuses what is said at byte %d of %s, so it is left out: %s"
+            log.warning(text, first.start, self._record.folder, reason_of(error))
 
     def _begin_anew(self) -> None:
         """Makes the run, by the first whole word of how it began: that may be damaged where it was said first."""
@@ -213,4 +237,22 @@ class Delivery:
         if not begun:
             raise FatalError(f"{self._record.folder}: its record is damaged, and does not say how the run began")
         self._receiver.run_id = None
-        self._receiver.receive(replace(begun[0], start=0))
+        self._receiver.receive([replace(begun[0], start=0)])
+
+
+def _together(statements: Iterable[Statement]) -> Iterator[Sequence[Statement]]:
+    """Metrics that are said one after the other, and every other statement on its own."""
+    together: list[Statement] = []
+    metrics = 0
+    for statement in statements:
+        of_metrics = statement.kind == "metrics" and isinstance(statement.content["metrics"], dict)
+        if together and not (of_metrics and metrics < METRICS_TOGETHER):
+            yield together
+            together, metrics = [], 0
+        if of_metrics:
+            together.append(statement)
+            metrics += len(statement.content["metrics"])
+        else:
+            yield [statement]
+    if together:
+        yield together

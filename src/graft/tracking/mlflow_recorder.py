@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from graft.errors import FatalError
 from graft.interruption import undisturbed
 from graft.paths import records
 from graft.secrets import Secrets
-from graft.tracking.delivery import Delivery
+from graft.tracking.delivery import PACE_SECONDS, Delivery
 from graft.tracking.local_record import LocalRecord
 from graft.tracking.mlflow_run import CLAIM, MlflowRun
 from graft.tracking.recorder import Recorder, Scalar, State
@@ -35,9 +36,9 @@ RUN_ID_FILE = Path("checkpoints") / "mlflow_run_id"
 class MlflowRecorder(Recorder):
     """One MLflow run.
 
-    What was said is in the folder's record when a call returns, and in MLflow too where that is an SQLite file. A
-    server gets it in the background: one that is gone for a while stops no training and loses nothing. What it did not
-    get until the end is sent by `graft sync`.
+    What was said is in the folder's record when a call returns, and in MLflow too where that is an SQLite file; while
+    epochs take less than half a second, their metrics get there together. A server gets it in the background: one that
+    is gone for a while stops no training and loses nothing. What it did not get until the end is sent by `graft sync`.
 
     Args:
         tracking: Where the run is recorded.
@@ -70,6 +71,7 @@ class MlflowRecorder(Recorder):
         self._delivery = Delivery(self._local, self._run, tracking)
         self._params: dict[str, str] = {}
         self._steps: dict[str, set[int]] = {}
+        self._said_at: dict[str, float] = {}
         self._closed = False
         claim = self._remember() or f"claim-{uuid.uuid4().hex}"
         begin = {
@@ -111,9 +113,12 @@ class MlflowRecorder(Recorder):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         at = step or 0
         if fresh := {name: float(value) for name, value in metrics.items() if at not in self._steps.get(name, ())}:
+            now = time.monotonic()
+            quick = all(now - self._said_at.get(name, float("-inf")) < PACE_SECONDS for name in fresh)
             for name in fresh:
                 self._steps.setdefault(name, set()).add(at)
-            self._say("metrics", {"metrics": fresh, "step": at})
+                self._said_at[name] = now
+            self._say("metrics", {"metrics": fresh, "step": at}, can_wait=quick)
 
     @undisturbed()
     def log_artifact(self, path: Path, folder: str = "") -> None:
@@ -147,9 +152,9 @@ class MlflowRecorder(Recorder):
             )
         self._leave_id()
 
-    def _say(self, kind: str, content: Mapping[str, object]) -> None:
+    def _say(self, kind: str, content: Mapping[str, object], *, can_wait: bool = False) -> None:
         self._local.say(kind, self._secrets.out_of(content))
-        self._delivery.more()
+        self._delivery.more(can_wait=can_wait)
 
     def _remember(self) -> str | None:
         """Takes up what earlier attempts said; gives the claim that they used."""

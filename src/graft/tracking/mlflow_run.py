@@ -45,8 +45,9 @@ class MlflowRun:
         self._steps: dict[str, set[int]] = {}
         self._new = False
 
-    def receive(self, statement: Statement) -> None:
-        """Takes one down; see `graft.tracking.delivery.Receiver`."""
+    def receive(self, statements: Sequence[Statement]) -> None:
+        """Takes them down; see `graft.tracking.delivery.Receiver`."""
+        statement = statements[0]
         content = statement.content
         if statement.kind == "begin":
             self._begin(content, statement)
@@ -60,7 +61,7 @@ class MlflowRun:
             case "tags":
                 self.store.set_tags(run_id, content["tags"])
             case "metrics":
-                self._log_metrics(run_id, content["metrics"], content["step"], statement.at)
+                self._log_metrics(run_id, statements)
             case "artifact":
                 self._log_artifact(run_id, content["path"], content["folder"])
             case "dataset":
@@ -136,15 +137,18 @@ class MlflowRun:
         self.store.set_tags(run_id, {**tags, **({CHANGED_MIDWAY: midway} if midway else {})})
         self.doubt()
 
-    def _log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int, at: int) -> None:
+    def _log_metrics(self, run_id: str, statements: Sequence[Statement]) -> None:
         # MLflow appends: a step that is logged again shows as a second point, and nothing can be deleted.
-        fresh = [
-            Metric(name, value, at, step) for name, value in metrics.items() if step not in self._steps_of(run_id, name)
-        ]
+        fresh: dict[tuple[str, int], Metric] = {}
+        for statement in statements:
+            step = statement.content["step"]
+            for name, value in statement.content["metrics"].items():
+                if step not in self._steps_of(run_id, name):
+                    fresh.setdefault((name, step), Metric(name, value, statement.at, step))
         if fresh:
-            self.store.client.log_batch(run_id, metrics=fresh)
-            for metric in fresh:
-                self._steps_of(run_id, metric.key).add(step)
+            self.store.client.log_batch(run_id, metrics=list(fresh.values()))
+            for name, step in fresh:
+                self._steps_of(run_id, name).add(step)
 
     def _steps_of(self, run_id: str, name: str) -> set[int]:
         if name not in self._steps:

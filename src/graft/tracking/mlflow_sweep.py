@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,12 @@ class MlflowSweep:
         self._store: Store | None = None
         self._sweep = ""
 
-    def receive(self, statement: Statement) -> None:
-        """Takes one down."""
+    def receive(self, statements: Sequence[Statement]) -> None:
+        """Takes them down; see `graft.tracking.delivery.Receiver`."""
+        for statement in statements:
+            self._receive(statement)
+
+    def _receive(self, statement: Statement) -> None:
         content = statement.content
         self._sweep = content["sweep"]
         match statement.kind:
