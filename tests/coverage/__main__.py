@@ -57,8 +57,9 @@ def covered(written: Iterable[Path]) -> dict[str, Any]:
     measured: dict[str, Any] = Slipcover(branch=True, source=SOURCES).get_coverage()  # of which all is still missing
     for name, told in measured["files"].items():
         for kind, found in executed[str(Path(name).resolve())].items():
-            told[f"executed_{kind}"] = sorted(found)
-            told[f"missing_{kind}"] = sorted(set(told[f"missing_{kind}"]) - found)
+            there = set(told[f"missing_{kind}"])
+            told[f"executed_{kind}"] = sorted(there & found)
+            told[f"missing_{kind}"] = sorted(there - found)
     add_summaries(measured)
     return measured
 
