@@ -35,7 +35,7 @@ def open_home() -> Iterator[Path]:
 
 
 def test_nodes_that_are_lost_lose_no_trial_in_postgresql_and_mlflow(open_home: Path, tiny_backbone: Path) -> None:
-    trials, losses = (60, 2) if LONG else (9, 1)
+    trials, losses = (60, 2) if LONG else (6, 1)
     with ExitStack() as stack:
         ports = ["--postgres-port", str(free_port()), "--mlflow-port", str(free_port())]
         started = run_command(["graft", "cluster", "up", *ports], open_home)

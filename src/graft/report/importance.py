@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
 from graft.comparison import TrialRow
@@ -37,6 +36,9 @@ def importances(record: SweepRecord) -> dict[str, float] | str:
         return f"Importance needs {LEAST_TRIALS} complete trials; this sweep has {len(trials)}."
     if len({trial.best_val_accuracy for trial in trials}) == 1:
         return "All trials have the same validation accuracy, so no key decided anything."
+    # Late, because it imports scikit-learn, and most sweeps vary too little for it.
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces studies in memory, too
     try:
