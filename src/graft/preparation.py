@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Hashable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,8 +138,17 @@ def _find(config: Config) -> tuple[Data, SavedBackbone, Hashable]:
 
     divided = config.dataset.model_dump_json(exclude=set(WHERE_DATA_LIE))
     same_data = (str(cache()), images.sha256(), divided, config.image_size)
-    data, _ = _data.get(same_data, lambda: pipeline.prepare(images, parts, config))
-    return replace(data, augmentation=config.augment), backbones.resolve(config.backbone), same_data
+
+    def decoded() -> Data:
+        data, _ = _data.get(same_data, lambda: pipeline.prepare(images, parts, config))
+        return replace(data, augmentation=config.augment)
+
+    if not backbones.is_to_be_converted(config.backbone):
+        return decoded(), backbones.resolve(config.backbone), same_data
+    with ThreadPoolExecutor(1, thread_name_prefix="conversion") as beside:
+        # Converting keeps one CPU busy, so that the others would wait for it.
+        resolved = beside.submit(backbones.resolve, config.backbone)
+        return decoded(), resolved.result(), same_data
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from graft.config import Config
 from graft.cpus import cpu_flags, cpu_model, usable_cpus
 from graft.errors import ConfigError
+from graft.importing import importing
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +29,9 @@ def set_up(config: Config) -> None:
     for noisy in ("absl", "tensorflow", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)  # they report every checkpoint, and every look for fonts
     if "tensorflow" not in sys.modules:
-        with stderr_set_aside("TensorFlow was imported"):
+        with stderr_set_aside("TensorFlow was imported"), importing():
             import tensorflow as tf
+            import tf_keras  # noqa: F401 - here, because it takes long, too
 
             tf.config.list_physical_devices()  # the rest of the messages comes with the first look for GPUs
     import tensorflow as tf

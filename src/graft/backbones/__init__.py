@@ -12,6 +12,17 @@ refused in well under the seconds that TensorFlow takes to import; they download
 
 from graft.backbones.images import Images, images_of
 from graft.backbones.layer import check_width, draws, hub_layer
-from graft.backbones.source import Backbone, SavedBackbone, check, resolve
+from graft.backbones.source import Backbone, SavedBackbone, check, is_to_be_converted, resolve
 
-__all__ = ["Backbone", "Images", "SavedBackbone", "check", "check_width", "draws", "hub_layer", "images_of", "resolve"]
+__all__ = [
+    "Backbone",
+    "Images",
+    "SavedBackbone",
+    "check",
+    "check_width",
+    "draws",
+    "hub_layer",
+    "images_of",
+    "is_to_be_converted",
+    "resolve",
+]

@@ -128,6 +128,12 @@ def resolve(backbone: Backbone) -> SavedBackbone:
     return SavedBackbone(package.converted(name), package.digest(name))
 
 
+def is_to_be_converted(backbone: Backbone) -> bool:
+    """Whether `resolve` would convert a package first, which keeps one CPU busy for seconds."""
+    name = _package_name(backbone)
+    return name is not None and not package.folder(name).exists()
+
+
 def interface_of(backbone: Backbone) -> Interface:
     """What the module of `backbone` says of itself; one that Graft makes, and may not have made, says what all do.
 

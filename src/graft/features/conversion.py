@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import tensorflow as tf
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from graft import runtime
 from graft.features.live import unusable
@@ -20,9 +19,8 @@ def to_tflite(function: tf.types.experimental.ConcreteFunction) -> bytes:
         Unusable: if TFLite has no counterpart to an operation in it, or its variables cannot be frozen.
     """
     with unusable("it cannot be converted"), quiet("a function was converted to TFLite"):
-        # Frozen first: else the converter saves and loads the whole module to do the same, which takes seconds.
-        frozen = convert_variables_to_constants_v2(function)
-        content: bytes = tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert()
+        # Without its module, which the converter would save and load to freeze the variables; it takes seconds.
+        content: bytes = tf.lite.TFLiteConverter.from_concrete_functions([function]).convert()
         return content
 
 

@@ -28,7 +28,7 @@ from graft.paths import cache
 log = logging.getLogger(__name__)
 
 XNNPACK_BATCH = 8  # a TFLite file has one batch size built in
-XNNPACK_VERSION = 2  # goes up when the conversion gives another file
+XNNPACK_VERSION = 2  # goes up when a conversion computes something else
 
 
 class KeptXnnpack:

@@ -14,6 +14,7 @@ import filelock
 
 from graft.config import TrackingConfig
 from graft.errors import FatalError
+from graft.importing import importing
 from graft.interruption import undisturbed
 from graft.paths import records
 from graft.sqlite_file import is_cut_off
@@ -26,11 +27,12 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for fi
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # in the middle of a table, or of --json
-from mlflow.entities import Param, RunTag, ViewType
-from mlflow.entities import Run as Run
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+with importing():
+    from mlflow.entities import Param, RunTag, ViewType
+    from mlflow.entities import Run as Run
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+    from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 for noisy in ("mlflow", "alembic"):  # after the import, which sets MLflow's logging up
     logging.getLogger(noisy).setLevel(logging.WARNING)  # they announce every migration of a new database
@@ -207,7 +209,8 @@ def _told_as_fatal(tracking: TrackingConfig) -> Iterator[None]:
 
 @undisturbed()
 def _opened(tracking: TrackingConfig, create: bool) -> Store:
-    client = MlflowClient(tracking_uri=tracking.uri)
+    with importing():  # that of the kind of store
+        client = MlflowClient(tracking_uri=tracking.uri)
     experiment = client.get_experiment_by_name(tracking.experiment)
     if experiment is None and not create:
         there = sorted(e.name for e in client.search_experiments())
