@@ -92,8 +92,7 @@ test: setup lint ## Lint, types, import rules and the whole test suite, and what
 	-@$(IN_VENV) python .ci/audit.py
 	@if test -n "$(PYTHON311)"; then $(MAKE) --no-print-directory $(ESTIMATOR)/.installed; \
 	  else echo "There is no Python 3.11 here: the tests of loop=estimator skip"; fi
-	@# Three at once on two cores: a third of what the tests take they wait, for servers and for processes to die.
-	$(IN_VENV) python -m tests.coverage -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(IN_VENV) python -m tests.coverage -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: setup ## Hundreds of faults at random moments, half an hour, and a table of them; SEED= repeats a run
 	@$(IN_VENV) python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(ARGS)
