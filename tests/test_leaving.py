@@ -50,6 +50,14 @@ def test_threads_are_waited_for_handlers_called_and_the_status_kept(end: str, st
     assert ended(end) == (status, "no end of line thread\nhandler", told)
 
 
+def test_ctrl_c_while_it_leaves_changes_nothing_any_more() -> None:
+    interrupt = "threading.Timer(0.1, signal.raise_signal, [signal.SIGINT]).start()"
+    program = PROGRAM.format(end=interrupt, heavy=True).replace("import atexit,", "import atexit, signal,")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("handler")
+
+
 def test_an_error_and_a_process_with_nothing_heavy_end_as_ever() -> None:
     status, out, err = ended("raise KeyError('oh')")
     assert (status, out) == (1, "no end of line thread\nhandlerfreed\n")

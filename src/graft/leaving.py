@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 HEAVY = {"tensorflow", "mlflow"}
@@ -35,9 +35,12 @@ def leaving_at_once() -> Iterator[None]:
 
 def _leave(status: int) -> NoReturn:
     # As `multiprocessing` ends the processes that it has forked.
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
-    os._exit(status & 0xFF)
+    try:
+        with suppress(KeyboardInterrupt):  # all is done and said; Python goes on, too
+            threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(AttributeError, OSError, ValueError):  # there is none, nobody reads it, it is closed
+                stream.flush()
+    finally:
+        os._exit(status & 0xFF)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Hashable
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from graft import backbones, provenance, runtime
 from graft.config import Config, TrackingConfig
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from graft.loop.trained_model import TrainedModel
 
 log = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -145,10 +148,23 @@ def _find(config: Config) -> tuple[Data, SavedBackbone, Hashable]:
 
     if not backbones.is_to_be_converted(config.backbone):
         return decoded(), backbones.resolve(config.backbone), same_data
-    with ThreadPoolExecutor(1, thread_name_prefix="conversion") as beside:
-        # Converting keeps one CPU busy, so that the others would wait for it.
-        resolved = beside.submit(backbones.resolve, config.backbone)
-        return decoded(), resolved.result(), same_data
+    # Converting keeps one CPU busy, so that the others would wait for it.
+    resolved = _begin(lambda: backbones.resolve(config.backbone))
+    return decoded(), resolved.result(), same_data
+
+
+def _begin(call: Callable[[], Value]) -> Future[Value]:
+    """Calls in a thread of its own, which nobody waits for who does not want its result: Ctrl-C is not held up."""
+    future: Future[Value] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="beside", daemon=True).start()
+    return future
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from tests.backbones.choice import LITE0, Choice
 
-from graft import backbones
-from graft.backbones import folder_cache
+from graft import backbones, preparation
+from graft.backbones import Backbone, SavedBackbone, folder_cache
+from graft.config import Config
+from graft.data import pipeline
+from graft.errors import ConfigError
+from graft.warm import Kept
 
 RESOLVE = f"""
 import logging
@@ -63,3 +70,35 @@ def test_a_killed_conversion_leaves_nothing_that_is_read(tmp_path: Path, monkeyp
     saved = backbones.resolve(Choice(LITE0))
     assert (saved.path / folder_cache.MANIFEST).is_file()
     assert sorted(path.name for path in cache.iterdir()) == [saved.path.name, f"{saved.path.name}.lock"]
+
+
+def test_images_are_decoded_beside_it_and_what_is_wrong_with_them_waits_for_no_conversion(
+    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, decode, never, both = make_config(), pipeline.prepare, threading.Event(), threading.Barrier(2, timeout=60)
+
+    def decoded(*arguments: Any) -> pipeline.Data:
+        both.wait()
+        return decode(*arguments)
+
+    def converted(backbone: Backbone) -> SavedBackbone:
+        both.wait()
+        return SavedBackbone(Path("converted"), "0" * 64)
+
+    monkeypatch.setattr(backbones, "is_to_be_converted", lambda backbone: True)
+    monkeypatch.setattr(backbones, "resolve", converted)
+    monkeypatch.setattr(pipeline, "prepare", decoded)
+    data, saved = preparation.find(config)
+    assert (len(data.images), saved.path) == (1797, Path("converted"))
+
+    def refused(*_: Any) -> NoReturn:
+        raise ConfigError("no image")
+
+    monkeypatch.setattr(preparation, "_data", Kept(1))
+    monkeypatch.setattr(pipeline, "prepare", refused)
+    monkeypatch.setattr(backbones, "resolve", lambda backbone: never.wait())
+    try:
+        with pytest.raises(ConfigError, match="no image"):
+            preparation.find(config)
+    finally:
+        never.set()

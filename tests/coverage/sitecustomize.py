@@ -53,7 +53,8 @@ def measure(folder: Path) -> None:
     # What `python -m` runs is not imported: its code is asked for.
     def code_of(loader: SlipcoverLoader, name: str) -> CodeType:
         source = loader.origin.read_bytes()
-        kept = rewritten / hashlib.sha256(str(loader.origin).encode() + b"\0" + source).hexdigest()
+        identity = f"{sys.implementation.cache_tag} {loader.origin}\0".encode() + source
+        kept = rewritten / hashlib.sha256(identity).hexdigest()
         try:
             code = marshal.loads(kept.read_bytes())
         except FileNotFoundError:

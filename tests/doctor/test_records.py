@@ -8,6 +8,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -16,8 +17,22 @@ import pytest
 from tests.doctor.conftest import Doctor, run_python
 
 from graft.sweep.journal import Journal
+from graft.tracking.local_record import LocalRecord
 
 Follow = Callable[[str | None], None]
+
+
+def test_what_mlflow_did_not_get_is_a_problem_and_what_is_said_just_now_is_none(doctor: Doctor, home: Path) -> None:
+    folder = home / "mlruns" / "runs" / "one"
+    record = LocalRecord(folder)
+    record.say("tags", {"tags": {}})
+    assert doctor().problems == []
+    an_hour_ago = time.time() - 3600
+    os.utime(folder / "record.jsonl", (an_hour_ago, an_hour_ago))
+    found = doctor()
+    assert (found.problems, found.exit_status) == (["unsent"], 1)
+    assert str(folder) in found.only("unsent").text
+    assert str(found.only("unsent").remedy).endswith("graft sync")
 
 
 def test_a_whole_database_is_well(doctor: Doctor, database: Path) -> None:

@@ -364,6 +364,20 @@ def test_metrics_in_quick_succession_are_sent_together_and_what_is_refused_among
     assert [(point.step, point.value) for point in history] == expected(5)
 
 
+def test_what_fails_for_another_reason_does_not_keep_what_was_said_before_it(
+    in_sqlite: TrackingConfig, folder: Path
+) -> None:
+    recorder = recorder_of(in_sqlite, folder)
+    recorder.close("interrupted")
+    record = LocalRecord(folder)
+    for number in range(3):
+        record.say("metrics", {"metrics": {"val_accuracy": number / 64}, "step": number if number < 2 else 10**30})
+    status, told = sync()
+    assert (status, "1 still wait" in told) == (1, True), told
+    history = MlflowClient(in_sqlite.uri).get_metric_history(str(recorder.run_id), "val_accuracy")
+    assert [point.step for point in history] == [0, 1]
+
+
 def test_what_was_sent_elsewhere_is_still_sent_home(
     in_sqlite: TrackingConfig, folder: Path, home: Path, migrated: Path
 ) -> None:

@@ -73,6 +73,7 @@ def hub_layer(
         # A SavedModel computes in the precision that it was saved with, so the layer must not follow a
         # mixed-precision policy and hand it half-precision images.
         layer = hub.KerasLayer(module, trainable=trainable, arguments=arguments, dtype="float32", name="backbone")
+        layer._delete_tracking("_handle")  # it is tracked as what it calls
         layer._handle = handle  # by which it is saved with a model
     if arguments and not _takes(module, "batch_norm_momentum"):
         raise ConfigError(

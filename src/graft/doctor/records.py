@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sqlite3
+import time
 from pathlib import Path
 
 from graft import paths
@@ -14,6 +15,8 @@ from graft.sqlite_file import is_cut_off
 from graft.tracking import local_record, sqlite_record
 
 UNFINISHED = ("SQLITE_READONLY_ROLLBACK", "SQLITE_READONLY_RECOVERY", "SQLITE_READONLY_CANTINIT", "SQLITE_CANTOPEN")
+
+ON_ITS_WAY_SECONDS = 5.0
 
 
 def check_database(file: Path) -> tuple[Check, bool]:
@@ -83,7 +86,13 @@ def check_journal(file: Path) -> Check:
 
 def check_unsent() -> Check:
     """Looks for runs and sweeps of which MLflow did not get all."""
-    waiting = local_record.waiting_records()
+    now = time.time()
+    waiting = [
+        folder
+        for folder in local_record.waiting_records()
+        # What is said just now is on its way.
+        if now - (folder / local_record.NAME).stat().st_mtime > ON_ITS_WAY_SECONDS
+    ]
     if not waiting:
         return Check("unsent", "ok", "MLflow has all that runs on this machine recorded")
     names = listed([str(folder) for folder in waiting], most=3)

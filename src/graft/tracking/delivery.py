@@ -208,8 +208,11 @@ class Delivery:
     def _send_from(self, mark: Mark) -> None:
         for together in _together(self._record.statements(mark.end)):
             self._hand_over(together)
-            self._sent = Mark(together[-1].end, self._receiver.run_id, self._uri)
-            self._record.mark = self._sent
+            self._mark(together[-1])
+
+    def _mark(self, sent: Statement) -> None:
+        self._sent = Mark(sent.end, self._receiver.run_id, self._uri)
+        self._record.mark = self._sent
 
     def _hand_over(self, together: Sequence[Statement]) -> None:
         try:
@@ -220,13 +223,14 @@ class Delivery:
             first, *others = together
             if self._receiver.has_lost(error):
                 raise FromTheStart from error
-            if first.kind in FIRST or not is_refused(error):
-                raise
-            if others:  # of which one may be to blame
+            if others and not is_outage(error, self._uri):  # one of them may be to blame
                 self._receiver.doubt()
                 for statement in together:
                     self._hand_over([statement])
+                    self._mark(statement)
                 return
+            if first.kind in FIRST or not is_refused(error):
+                raise
             # It would be refused for ever, and keep everything after it waiting.
             text = "MLflow refuses what is said at byte %d of %s, so it is left out: %s"
             log.warning(text, first.start, self._record.folder, reason_of(error))
