@@ -44,6 +44,7 @@ def ended(end: str, *, heavy: bool = True) -> tuple[int, str, str]:
         ("sys.exit(3)", 3, ""),
         ("sys.exit('in words')", 1, "in words\n"),
         ("sys.exit(True)", 1, ""),
+        ("sys.exit(('of', 'any', 'kind'))", 1, "('of', 'any', 'kind')\n"),
     ],
 )
 def test_threads_are_waited_for_handlers_called_and_the_status_kept(end: str, status: int, told: str) -> None:

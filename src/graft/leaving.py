@@ -28,7 +28,7 @@ def leaving_at_once() -> Iterator[None]:
             raise
         status = leaving.code
     if HEAVY & sys.modules.keys():
-        if isinstance(status, str):
+        if not isinstance(status, int | None):
             print(status, file=sys.stderr)
         _leave(status if isinstance(status, int) else int(status is not None))
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from tests.tiny_backbone import save_tiny_backbone
 from graft import backbones
 from graft.backbones import SavedBackbone
 from graft.errors import ConfigError
+from graft.paths import CHECKOUT
 
 
 def layer_of(folder: Path, trainable: bool = False, image_size: int | None = None, **choice: Any) -> Any:
@@ -208,8 +211,25 @@ def test_the_layer_keeps_its_precision_under_mixed_precision(tiny: Path) -> None
 
 
 def test_the_layer_can_be_saved_with_a_model(tiny: Path) -> None:
-    config = layer_of(tiny, True, batch_norm_momentum=0.9).get_config()
-    assert json.loads(json.dumps(config))["arguments"] == {"batch_norm_momentum": 0.9}
+    layer = layer_of(tiny, True, batch_norm_momentum=0.9)
+    config = json.loads(json.dumps(layer.get_config()))
+    assert (config["arguments"], config["handle"]) == ({"batch_norm_momentum": 0.9}, str(tiny))
+    assert {"_func", "_handle"} & layer._trackable_children().keys() == {"_func"}
+
+
+def test_it_needs_no_keras_3(tiny: Path) -> None:
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from graft import backbones\n"
+        "from tests.backbones.choice import Choice\n"
+        f"folder = Path({str(tiny)!r})\n"
+        "backbones.hub_layer(backbones.SavedBackbone(folder, ''), Choice(str(folder)), False)\n"
+        "assert 'tensorflow_hub' in sys.modules\n"
+        "assert not {'keras', 'sklearn', 'matplotlib'} & sys.modules.keys()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("trainable", [False, True])

@@ -64,12 +64,21 @@ def hub_layer(
     # A frozen module's averages stand still, so it needs no momentum and is not asked for one.
     if trainable and backbone.batch_norm_momentum is not None:
         arguments["batch_norm_momentum"] = backbone.batch_norm_momentum
-    with _refusing(lambda error: f"backbone.url={backbone.url}: {_why_not_loaded(error)}"):
+
+    def not_loaded(error: Exception) -> str:
+        return f"backbone.url={backbone.url}: TensorFlow cannot load the SavedModel: {_in_short(error)}"
+
+    with _refusing(not_loaded):
         # Not by the layer: that looks for a module of an old Keras first, and imports the whole of Keras 3 for it.
         handle = str(literal(saved.path))
         module = hub.load(handle)
-        if not callable(module):
-            raise TypeError("it is not callable")
+    if not callable(module):
+        raise ConfigError(
+            f"backbone.url={backbone.url}: the SavedModel cannot be called: it has at most signatures, like a TF1 "
+            "module or what Keras' model.export() writes. A reusable SavedModel is needed "
+            "(tensorflow.org/hub/reusable_saved_models)."
+        )
+    with _refusing(not_loaded):
         # A SavedModel computes in the precision that it was saved with, so the layer must not follow a
         # mixed-precision policy and hand it half-precision images.
         layer = hub.KerasLayer(module, trainable=trainable, arguments=arguments, dtype="float32", name="backbone")
@@ -161,15 +170,6 @@ def check_width(backbone: Backbone, width: int) -> None:
 def _takes(module: Any, argument: str) -> bool:
     signature = inspect.getfullargspec(module.__call__)
     return argument in (*signature.args, *signature.kwonlyargs)
-
-
-def _why_not_loaded(error: Exception) -> str:
-    if "callable" in str(error):  # a module of TensorFlow's own says so, too
-        return (
-            "the SavedModel cannot be called: it has at most signatures, like a TF1 module or what Keras' "
-            "model.export() writes. A reusable SavedModel is needed (tensorflow.org/hub/reusable_saved_models)."
-        )
-    return f"TensorFlow cannot load the SavedModel: {_in_short(error)}"
 
 
 def _why_not_called(module: Any, images: tf.TensorSpec, error: Exception) -> str:

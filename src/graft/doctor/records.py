@@ -17,6 +17,7 @@ from graft.tracking import local_record, sqlite_record
 UNFINISHED = ("SQLITE_READONLY_ROLLBACK", "SQLITE_READONLY_RECOVERY", "SQLITE_READONLY_CANTINIT", "SQLITE_CANTOPEN")
 
 ON_ITS_WAY_SECONDS = 5.0
+"""What was said since then is just being sent; what a run said before, it could not send."""
 
 
 def check_database(file: Path) -> tuple[Check, bool]:
@@ -86,12 +87,11 @@ def check_journal(file: Path) -> Check:
 
 def check_unsent() -> Check:
     """Looks for runs and sweeps of which MLflow did not get all."""
-    now = time.time()
+    latest = int((time.time() - ON_ITS_WAY_SECONDS) * 1000)
     waiting = [
         folder
         for folder in local_record.waiting_records()
-        # What is said just now is on its way.
-        if now - (folder / local_record.NAME).stat().st_mtime > ON_ITS_WAY_SECONDS
+        if (since := local_record.waits_since(folder)) is not None and since < latest
     ]
     if not waiting:
         return Check("unsent", "ok", "MLflow has all that runs on this machine recorded")

@@ -54,7 +54,7 @@ class Trainer(TrainedModel):
         inputs = model.inputs[0]
         # Of any batch size from the start: the smaller batch at the end of an epoch is not worth another trace.
         any_batch = (tf.TensorSpec(inputs.shape, inputs.dtype), tf.TensorSpec((None,), tf.int32))
-        # There is nothing in the steps for AutoGraph, and its reading their source would take half of the tracing.
+        # There is nothing in the steps for AutoGraph; reading their source would take a third of the first tracing.
         train, evaluate = map(tf.autograph.experimental.do_not_convert, (self._train_on_batch, self._evaluate_batch))
         self.train_on_batch = compiled(train, input_signature=any_batch)
         self.evaluate_batch = compiled(evaluate, input_signature=any_batch)

@@ -113,25 +113,8 @@ class LocalRecord:
             os.close(descriptor)
 
     def statements(self, start: int = 0) -> Iterator[Statement]:
-        """What was said, from the byte `start` on. A damaged line is told and passed over."""
-        if not self._file.exists():
-            return
-        with self._file.open("rb") as file:
-            file.seek(start)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return  # somebody is just writing it
-                end = start + len(line)
-                try:
-                    content = json.loads(line)
-                    kind, at = str(content.pop("kind")), int(content.pop("at"))
-                    if missing := FIELDS.get(kind, set()) - content.keys():
-                        raise KeyError(missing)
-                except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-                    log.warning("%s: the line at byte %d is damaged and left out", self._file, start)
-                else:
-                    yield Statement(kind, at, content, start, end)
-                start = end
+        """As `statements_in`, of this record."""
+        return statements_in(self._file, start)
 
     def beginnings(self) -> list[Statement]:
         """How the run or sweep began, once for each attempt; those that are damaged are not among them."""
@@ -162,6 +145,28 @@ class LocalRecord:
                 file.truncate(whole)
 
 
+def statements_in(record: Path, start: int = 0) -> Iterator[Statement]:
+    """What was said in the file `record`, from the byte `start` on. A damaged line is told and passed over."""
+    if not record.exists():
+        return
+    with record.open("rb") as file:
+        file.seek(start)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return  # somebody is just writing it
+            end = start + len(line)
+            try:
+                content = json.loads(line)
+                kind, at = str(content.pop("kind")), int(content.pop("at"))
+                if missing := FIELDS.get(kind, set()) - content.keys():
+                    raise KeyError(missing)
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+                log.warning("%s: the line at byte %d is damaged and left out", record, start)
+            else:
+                yield Statement(kind, at, content, start, end)
+            start = end
+
+
 def waiting_records(folders: Sequence[Path] = ()) -> list[Path]:
     """The folders, within `folders` or else all of `mlruns/`, whose records were not sent completely.
 
@@ -186,6 +191,17 @@ def latest_sweep() -> tuple[str, str] | None:
 def is_waiting(record: Path) -> bool:
     """Whether the file `record` has something that was not sent."""
     return record.stat().st_size > _mark(record.parent).end
+
+
+def waits_since(folder: Path) -> int | None:
+    """When the first was said of what was not sent, in milliseconds since 1970; 0 if that cannot be read.
+
+    None if nothing waits any more.
+    """
+    first = next(statements_in(folder / NAME, _mark(folder).end), None)
+    if first is not None:
+        return first.at
+    return 0 if is_waiting(folder / NAME) else None
 
 
 def _mark(folder: Path) -> Mark:
