@@ -20,6 +20,13 @@ PHOTOS = Path(os.environ.get("GRAFT_TEST_PHOTOS", CHECKOUT.parent / "shared/data
 """Real photos, one folder a class, for the tests that need some. They are not part of the repository."""
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """What trained in this process left TensorFlow deterministic: it refuses to draw unseeded in a later test."""
+    if tensorflow := sys.modules.get("tensorflow"):
+        tensorflow.random.set_seed(1)
+
+
 @pytest.fixture
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder in the place of the checkout: its `mlruns/` is the test's own."""
