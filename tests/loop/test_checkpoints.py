@@ -136,7 +136,7 @@ def test_whatever_is_damaged_training_ends_where_it_would_have_ended(
         assert any("from the beginning" in warning for warning in warnings) is (bool(warnings) and not expected), name
         left = {file.name for file in (lab.folder / name / "checkpoints").rglob("*")}
         best = f"ckpt-{whole.best_epoch}"
-        latest = {f"ckpt-{epoch}.{ending}" for epoch in (EPOCHS - 2, EPOCHS - 1) for ending in (DATA, "index")}
+        latest = {f"ckpt-{EPOCHS - 1}.{ending}" for ending in (DATA, "index")}
         assert left - {"latest", "best", "checkpoint", "history.json", "features_engine", "paid_seconds.json"} == (
             latest | {f"{best}.{DATA}", f"{best}.index"}
         )
@@ -182,6 +182,35 @@ def test_a_best_checkpoint_that_is_damaged_during_training_fails_the_run_and_the
     assert caught.value.cause == "damaged_checkpoint"
     again, _ = lab.run(*settings, folder="struck")
     assert_same(again, whole)
+
+
+def test_a_training_that_is_over_leaves_its_best_and_its_history_and_no_state(
+    lab: Laboratory, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, _ = lab.run(folder="over")
+    left = sum(file.stat().st_size for file in (lab.folder / "over/checkpoints/latest").iterdir())
+    assert left < 0.5 * (lab.folder / f"over/checkpoints/best/ckpt-{first.best_epoch}.{DATA}").stat().st_size
+    with caplog.at_level(logging.INFO):
+        again, recorder = lab.run(folder="over")  # as after a controller that died before it heard of the end
+    assert_same(again, first)
+    assert "Every epoch is trained: what is left is to test the best" in caplog.messages
+    assert recorder.metrics["epoch_seconds"] == {
+        epoch: metrics["epoch_seconds"] for epoch, metrics in enumerate(first.history)
+    }, "no epoch was trained again"
+
+
+def test_a_pruned_trial_that_is_to_go_on_after_all_begins_anew(
+    lab: Laboratory, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = (*BETTER, "dropout_rate=0.3", f"epochs={EPOCHS}")
+    whole, _ = lab.run(*settings, folder="whole")
+    answers = iter([None, "pruned"])
+    pruned, _ = lab.run(*settings, folder="pruned", stop=lambda: next(answers))
+    assert pruned.stopped == "pruned"
+    with caplog.at_level(logging.INFO):
+        again, _ = lab.run(*settings, folder="pruned")
+    assert_same(again, whole)
+    assert "This trial was pruned after 2 epochs and is not any more: it starts from the beginning" in caplog.messages
 
 
 def test_a_pruned_trial_that_dies_before_it_can_say_so_is_pruned_where_it_was(lab: Laboratory) -> None:

@@ -27,7 +27,11 @@ class Checkpoints:
 
     A latest one holds what is trained, dropout's step counter in it, the optimiser and the history up to it, so that
     they are whole together or not at all. The data position needs no saving: the order of an epoch follows from seed
-    and epoch. ``history.json`` is a copy, for readers. What is damaged, a checkpoint's own checksums tell.
+    and epoch. Once training is over, a latest one holds the history alone. ``history.json`` is a copy, for readers.
+    What is damaged, a checkpoint's own checksums tell.
+
+    Attributes:
+        history_alone: What `restore_latest` found is the history of a training that was over; nothing was restored.
 
     Args:
         directory: The run's folder, the same for every attempt.
@@ -45,7 +49,9 @@ class Checkpoints:
         self._latest = _Series(
             folder / "latest", tf.train.Checkpoint(model=trained, optimizer=optimizer, history=self._history)
         )
+        self._over = _Series(folder / "latest", tf.train.Checkpoint(history=self._history))
         self._best = _Series(folder / "best", tf.train.Checkpoint(model=trained))
+        self.history_alone = False
 
     def save(self, history: History) -> None:
         """Saves the state after the last epoch of `history`; as the best too, if that epoch is the best so far."""
@@ -69,7 +75,7 @@ class Checkpoints:
         history: History = []
         for epoch in reversed(found):
             try:
-                history = self._history_of(epoch)
+                history, self.history_alone = self._history_of(epoch)
                 break
             except Damaged as damage:
                 log.warning("%s: training goes back beyond its epoch %d", damage, epoch + 1)
@@ -77,12 +83,19 @@ class Checkpoints:
         self._latest.set_aside(len(history), self._aside)
         self._best.set_aside(len(history), self._aside)
         if history:
-            self._latest.read(len(history) - 1)
             self._publish(history)
+        if history and not self.history_alone:
+            self._latest.read(len(history) - 1)
             log.info("Going on after %d epochs from %s", len(history), self._latest.path(len(history) - 1))
-        elif found:
+        elif found and not history:
             log.warning("No checkpoint in %s is whole: training starts from the beginning", self._latest.folder)
         return history
+
+    def begin_anew(self) -> None:
+        """Forgets the history of a training that was over, and is to go on: its state is gone."""
+        self._latest.set_aside(0, self._aside)
+        self._best.set_aside(0, self._aside)
+        self.history_alone = False
 
     def restore_best(self, history: History) -> None:
         """Puts the weights of the best epoch of `history` into what is trained.
@@ -99,6 +112,15 @@ class Checkpoints:
             ) from damage
         self._best.read(best_epoch(history))
 
+    def close(self, history: History) -> None:
+        """Keeps of the latest checkpoint the history alone, once training is over: most of what a run leaves is state.
+
+        Another attempt, at a trial whose controller died before it heard of the end, tests the best one and is done.
+        """
+        self._history.assign(json.dumps(history))
+        self._over.write(len(history) - 1)
+        self._latest.keep([len(history) - 1])
+
     def keep_best_only(self, history: History) -> None:
         """Removes what is beside the best checkpoint in its folder, and what was set aside, once training is over."""
         best = best_epoch(history)
@@ -106,14 +128,17 @@ class Checkpoints:
         self._best.keep([best])
         shutil.rmtree(self._aside, ignore_errors=True)
 
-    def _history_of(self, epoch: int) -> History:
-        """The history in the latest checkpoint of `epoch`, which is whole and has its best beside it."""
+    def _history_of(self, epoch: int) -> tuple[History, bool]:
+        """The history in the latest checkpoint of `epoch`, which is whole and has its best beside it.
+
+        Also says whether nothing else is in it.
+        """
         reader = self._latest.check(epoch)
         if not reader.has_tensor(HISTORY):
             raise Damaged(self._latest.path(epoch), "no history is in it")
         history: History = json.loads(reader.get_tensor(HISTORY))
         self._best.check(best_epoch(history))
-        return history
+        return history, not any(name.startswith("model/") for name in reader.get_variable_to_shape_map())
 
     def _publish(self, history: History) -> None:
         files.write(self._history_file, json.dumps(history))

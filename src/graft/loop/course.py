@@ -84,7 +84,11 @@ class Course:
         patience = self._config.patience
         if patience and epoch and epoch - 1 - best_epoch(self._history) >= patience:
             return None
-        return epoch
+        if self._checkpoints.history_alone:
+            log.info("This trial was pruned after %d epochs and is not any more: it starts from the beginning", epoch)
+            self._checkpoints.begin_anew()
+            self._history.clear()
+        return len(self._history)
 
     def begin_epoch(self) -> None:
         """Sets the epoch's learning rate; its time begins."""
@@ -139,11 +143,13 @@ class Course:
         loss, accuracy, confusion = None, None, None
         if self._stopped == "pruned":  # and so over, as an interrupted one is not
             self._checkpoints.keep_best_only(self._history)
+            self._checkpoints.close(self._history)
         if self._stopped is None:
             self._checkpoints.restore_best(self._history)
             self._checkpoints.keep_best_only(self._history)
             loss, accuracy, confusion = test()
             loss = self._finite(loss)
+            self._checkpoints.close(self._history)
         parameters = sum(math.prod(variable.shape) for variable in self._trainer.model.trainable_variables)
         return TrainResult(self._history, loss, accuracy, parameters, self._stopped, confusion=confusion)
 
