@@ -142,6 +142,7 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["tracking.uri=file:///tmp/x"], ["tracking.uri=file:///tmp/x", "sqlite:///"]),
     (["tracking.uri='sqlite:////a%20b/x.db'"], ["tracking.uri=sqlite:////a%20b/x.db: %20 means something else"]),
     (["tracking.uri='sqlite:///x.db?timeout=5'"], ["tracking.uri=sqlite:///x.db?timeout=5: ? means something else"]),
+    (["tracking.artifacts='s3://bucket/x'"], ["tracking.artifacts=s3://bucket/x: an address is for the server to"]),
     (["tracking.artifacts='/a%41b'"], ["tracking.artifacts=/a%41b: MLflow takes %41 for another character"]),
     (["tracking=server", 'tracking.uri="http://bob:secret@host"'], ["MLFLOW_TRACKING_USERNAME"]),
     (["tracking=server", 'tracking.uri="http://host?access_token=secret"'], ["MLFLOW_TRACKING_TOKEN"]),

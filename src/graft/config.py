@@ -134,9 +134,14 @@ class TrackingConfig(Group):
     @field_validator("artifacts")
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
+        if value is not None and "://" in value:
+            raise ValueError(
+                "an address is for the server to choose (mlflow server --artifacts-destination); allowed is a folder, "
+                "or null where the server decides"
+            )
         if value is not None and (escape := ESCAPE.search(value)):
             raise ValueError(f"MLflow takes {escape[0]} for another character; allowed is a folder without it")
-        return None if value is None or "://" in value else str(home() / expanded(value))
+        return None if value is None else str(home() / expanded(value))
 
 
 Augmentation = Literal["none", "flip", "standard"]
