@@ -10,6 +10,7 @@ try:
     import hydra
     from omegaconf import DictConfig
 
+    from graft import trial
     from graft.command import exit_statuses
     from graft.leaving import leaving_at_once
     from graft.paths import CHECKOUT, home
@@ -22,9 +23,15 @@ with exit_statuses(CONF):
     os.environ["GRAFT_HOME"] = str(home())  # for conf/, and for the workers of a sweep
 
 
+def import_libraries() -> None:
+    from graft.run import import_libraries
+
+    import_libraries()
+
+
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@trial.initializer(import_libraries)
 def main(config: DictConfig) -> float | dict[str, float]:
-    from graft import trial
     from graft.run import train  # late: it is not needed for --help, nor for a configuration that is wrong
 
     # The sweep decides what a trial's error means. A run on its own ends here, before Hydra adds lines of its own.

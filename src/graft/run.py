@@ -20,10 +20,11 @@ import filelock
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from graft import attempts, disk, files, trial
+from graft import attempts, disk, files, runtime, trial
 from graft.again import rerun_command
 from graft.config import Config, from_hydra
 from graft.errors import ConfigError, FailedTrial
+from graft.importing import importing
 from graft.interruption import Interruption
 from graft.preparation import Prepared, check, prepare
 from graft.recording import Occasion, leave_behind, recorded
@@ -37,6 +38,14 @@ log = logging.getLogger(__name__)
 
 TAKEOVER_SECONDS = 600.0
 """How long a trial that was taken over waits for the process that it was taken from, which ends at its next epoch."""
+
+
+def import_libraries() -> None:
+    """Imports what takes seconds and no run does without; `train` would, when it comes to it."""
+    runtime.import_tensorflow()
+    with importing():
+        from graft import plots  # noqa: F401
+        from graft.tracking import mlflow_recorder  # noqa: F401
 
 
 def train(composed: DictConfig) -> float | dict[str, float]:

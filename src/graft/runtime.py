@@ -24,16 +24,21 @@ NO_TENSOR_CORES = (
 )
 
 
-def set_up(config: Config) -> None:
-    """Prepares this process for a run, whatever ran in it before."""
-    for noisy in ("absl", "tensorflow", "matplotlib"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)  # they report every checkpoint, and every look for fonts
+def import_tensorflow() -> None:
+    """Imports TensorFlow and Keras, and looks for GPUs, without the lines that TensorFlow prints then."""
     if "tensorflow" not in sys.modules:
         with stderr_set_aside("TensorFlow was imported"), importing():
             import tensorflow as tf
             import tf_keras  # noqa: F401 - here, because it takes long, too
 
             tf.config.list_physical_devices()  # the rest of the messages comes with the first look for GPUs
+
+
+def set_up(config: Config) -> None:
+    """Prepares this process for a run, whatever ran in it before."""
+    for noisy in ("absl", "tensorflow", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)  # they report every checkpoint, and every look for fonts
+    import_tensorflow()
     import tensorflow as tf
     from tensorflow.python.framework import config as tf_config  # tf.config can turn determinism on, but not off
 

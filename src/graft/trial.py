@@ -19,13 +19,16 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
     from graft.sweep.reporting import Reporter
 
 StopReason = Literal["pruned", "interrupted"]
 """As `graft.loop.result.StopReason`, which is written out again there: a loop knows no sweep, and a sweep no loop."""
+
+INITIALIZER = "graft_initializer"
+"""Attribute of a task that `initializer` sets."""
 
 TICKET_VARIABLE = "GRAFT_TRIAL_TICKET"
 """Environment variable that names the ticket file of a job run by a third-party launcher."""
@@ -67,6 +70,35 @@ class Session:
     on_report: Callable[[int, float, Mapping[str, float]], None] | None = None
     interrupted: bool = False
     told: StopReason | None = field(default=None, init=False)
+
+
+Task = TypeVar("Task", bound=Callable[..., Any])
+
+
+def initializer(prepare: Callable[[], None]) -> Callable[[Task], Task]:
+    """Has `prepare` called once in each worker process of a sweep, before its first job; what it raises ends the sweep.
+
+        def import_libraries() -> None:
+            import torch
+
+        @hydra.main(version_base="1.3", config_path="conf", config_name="config")
+        @trial.initializer(import_libraries)
+        def main(config: DictConfig) -> float: ...
+
+    Workers start while the controller still opens study and tracking, so what takes seconds to import, and every job
+    needs, is there when the first job comes. No job's time counts it.
+
+    Args:
+        prepare: Importable, or picklable by cloudpickle, as the task itself.
+
+    Source: the argument of `concurrent.futures.ProcessPoolExecutor`.
+    """
+
+    def decorate(task: Task) -> Task:
+        setattr(task, INITIALIZER, prepare)
+        return task
+
+    return decorate
 
 
 _session: Session | None = None

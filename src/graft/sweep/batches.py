@@ -149,6 +149,9 @@ class BatchLauncher:
     ) -> None:
         """The launcher was set up by Hydra; its jobs' reports reach the study, and not the listener."""
 
+    def warm_up(self, jobs: int) -> None:
+        """The launcher knows nothing but batches."""
+
     def submit(self, job: Job) -> Future[Answer]:
         future: Future[Answer] = Future()
         self._submitted.append((job, future))

@@ -81,7 +81,9 @@ class Controller:
 
     def run(self, config: DictConfig) -> SweepEnded:
         """Runs the sweep to its end and raises what its exit status asks for."""
-        self._display = self._introduce()
+        done = sum(record.state in ("complete", "pruned", "failed") for record in self._study.records())
+        self._display = self._introduce(done)
+        self._launcher.warm_up(self._study.total - done)  # while the observer opens its server
         self._study.context = self._context = dict(self._observer.sweep_started(self._start_event(config)) or {})
         if not self._study.resumed:
             _save_multirun(config, self._study.directory)
@@ -103,11 +105,9 @@ class Controller:
 
     # -- Beginning and end ----------------------------------------------------------------------
 
-    def _introduce(self) -> Display:
-        """Says what is about to happen, the total first."""
+    def _introduce(self, done: int) -> Display:
+        """Says what is about to happen, the total first; `done` trials of it are over."""
         study, space, options = self._study, self._space, self._options
-        records = study.records()
-        done = sum(record.state in ("complete", "pruned", "failed") for record in records)
         cells = f"{len(space.cells)} cell{'s' * (len(space.cells) > 1)}"
         budget = cells if space.pure_grid else f"{cells}, {options.n_trials} trials in each sampled one"
         slots = f"{self._launcher.slots} slot{'s' * (self._launcher.slots > 1)}"

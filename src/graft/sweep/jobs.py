@@ -184,6 +184,9 @@ class JobLauncher(Protocol):
             ConfigError: if the task cannot be run here.
         """
 
+    def warm_up(self, jobs: int) -> None:
+        """Gets ready for so many jobs that will soon be submitted, where that keeps nobody else from a place."""
+
     def submit(self, job: Job) -> Future[Answer]:
         """Starts a job in a free slot. The future never raises: whatever happened is in the answer."""
 

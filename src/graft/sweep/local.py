@@ -30,6 +30,7 @@ class LocalWorkers:
     """Worker processes of this machine, each on its GPU. See `graft.sweep.workers.Workers`."""
 
     place = ""
+    shared = False
 
     def __init__(self, options: LocalOptions) -> None:
         self._devices = slot_devices(options.slots, options.slots_per_gpu)

@@ -84,6 +84,8 @@ class RayOptions(PoolOptions):
 class RayWorkers:
     """Workers on a Ray cluster. See `graft.sweep.workers.Workers`."""
 
+    shared = True
+
     def __init__(self, options: RayOptions) -> None:
         found = importlib.util.find_spec("ray")
         if found is None or found.origin is None:  # a mere folder of that name has no origin

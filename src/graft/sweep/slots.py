@@ -74,6 +74,11 @@ class WorkerPool:
         self._idle = set(self._slots)
         self._executor = ThreadPoolExecutor(self.slots, thread_name_prefix="graft-slot")
 
+    def warm_up(self, jobs: int) -> None:
+        if not self._workers.shared:
+            for slot in self._slots[:jobs]:
+                slot.warm_up()
+
     def submit(self, job: Job) -> Future[Answer]:
         assert self._executor is not None, "open() comes first"
         return self._executor.submit(self._run, job)
@@ -150,6 +155,11 @@ class Slot:
         self.busy = False
         self._stop_asked = False
         self._killed = False
+
+    def warm_up(self) -> None:
+        """Starts the worker of the first job. Called in the controller's thread, before there is one."""
+        with contextlib.suppress(OSError):  # the job tries again, and says what the matter is
+            self._worker = self._start()
 
     def run(self, job: Job, *, better: Callable[[], bool] = lambda: False) -> Answer | None:
         """Runs `job` to its end, whatever that is. Called in the slot's thread.
@@ -279,11 +289,13 @@ class Slot:
 
     def _discard(self) -> None:
         """Ends the worker; the next job gets a new one."""
-        self.warm = False
         with self._lock:
             worker, self._worker = self._worker, None
         if worker is not None:
+            if not self.warm:  # it may be busy importing, and had no job
+                worker.kill()
             worker.quit()
+        self.warm = False
 
 
 def _answer(message: Mapping[str, Any]) -> Answer:

@@ -132,6 +132,8 @@ class SlurmOptions(PoolOptions):
 class SlurmWorkers:
     """Workers in Slurm jobs. See `graft.sweep.workers.Workers`."""
 
+    shared = True
+
     def __init__(self, options: SlurmOptions) -> None:
         if importlib.util.find_spec("submitit") is None:
             raise ConfigError(

@@ -31,6 +31,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from graft.leaving import leaving_at_once
+from graft.trial import INITIALIZER
 
 JOB, STOP, QUIT = b"job:", b"stop:", b"quit:"
 """What a message to the worker starts with; a job's pickle follows at once."""
@@ -51,7 +52,7 @@ def main() -> None:
     try:
         worker.prepare(setup["application"])
     except BaseException as error:
-        worker.send({"kind": "unfit", "message": f"{type(error).__name__}: {error}"})
+        worker.refuse(error)
         return
     worker.serve()
 
@@ -81,16 +82,26 @@ class Worker:
         self._task = unpickled["task"]
         self._hydra_context = unpickled["hydra_context"]
 
+    def refuse(self, error: BaseException) -> None:
+        """Says that no job of this application can be run here."""
+        self.send({"kind": "unfit", "message": f"{type(error).__name__}: {error}"})
+
     def serve(self) -> None:
         """Runs jobs until it is told to quit."""
-        # All that was imported stays; collecting garbage need not look at it for each job again.
-        gc.freeze()
         # A scheduler or an init system ends all processes of a job with it, and gives them some seconds.
         signal.signal(signal.SIGTERM, self._on_sigterm)
         if "SUBMITIT_EXECUTOR" in os.environ:  # some clusters pass its warning on to all processes of a job
             signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-        self.send({"kind": "ready"})
         threading.Thread(target=self._read, name="graft-pipe", daemon=True).start()
+        if initialize := getattr(self._task, INITIALIZER, None):
+            try:
+                initialize()
+            except Exception as error:
+                self.refuse(error)
+                return
+        # All that was imported stays; collecting garbage need not look at it for each job again.
+        gc.freeze()
+        self.send({"kind": "ready"})
         while not (message := self._inbox.get()).startswith(QUIT):
             self._busy = True
             self.send({"kind": "answer", **self._run(message[len(JOB) :])})

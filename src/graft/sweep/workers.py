@@ -157,6 +157,10 @@ class Workers(Protocol):
     def place(self) -> str:
         """Where that is, for the first line of a sweep; empty for this machine. Known after `open`."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether others may wait for the same places, so that none is asked for before there is a job."""
+
     def open(self) -> None:
         """Gets ready; raises ConfigError where no worker can be had."""
 

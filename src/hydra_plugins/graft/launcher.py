@@ -36,7 +36,8 @@ class GraftLauncher(Launcher):
         except GraftError as error:
             exit_with(error)
         # The rest of JobLauncher, for sweepers that keep slots busy instead of launching batches.
-        self.open, self.submit, self.flush = self._pool.open, self._pool.submit, self._pool.flush
+        self.open, self.warm_up = self._pool.open, self._pool.warm_up
+        self.submit, self.flush = self._pool.submit, self._pool.flush
         self.stop, self.kill, self.close = self._pool.stop, self._pool.kill, self._pool.close
         self.cancel = self._pool.cancel
 
