@@ -50,6 +50,13 @@ def test_the_child_writes_what_hydras_own_launcher_writes(app: App) -> None:
     assert (app.folder / "swept" / "multirun.yaml").exists()
 
 
+def test_a_folder_that_cannot_be_made_leaves_no_sweep(app: App) -> None:
+    done = app.run("x=5,6", "hydra.sweep.dir=/dev/null/x")
+    assert done.status == 2
+    assert "/dev/null/x" in done.err
+    assert app.studies() == []
+
+
 def test_storage_by_default_lies_beside_hydras_folders(app: App) -> None:
     assert app.run("x=1,2", "hydra.sweeper.storage=null").status == 0
     assert (app.folder / "multirun" / "optuna.journal").exists()

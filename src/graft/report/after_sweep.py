@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,12 @@ if TYPE_CHECKING:
     from graft.tracking.mlflow_store import Store
 
 log = logging.getLogger(__name__)
+
+
+def get_ready() -> None:
+    """Imports what `write_after_sweep` needs: when a sweep starts, its controller waits for the workers anyway."""
+    with contextlib.suppress(Exception):  # whoever writes is told, and tells
+        from graft.report import written  # noqa: F401
 
 
 def write_after_sweep(store: Store, sweep: str, parent_run_id: str) -> None:

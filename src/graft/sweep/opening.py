@@ -11,6 +11,7 @@ from typing import Any
 
 from optuna.storages import BaseStorage
 
+from graft.disk import refusal_of
 from graft.errors import ConfigError
 from graft.sweep.identity import Identity
 from graft.sweep.options import SweepOptions
@@ -37,7 +38,7 @@ def open_sweep(
 
     Raises:
         ConfigError: if the storage cannot be opened, or the named sweep exists and is another one; the differences
-            are shown.
+            are shown; or if the folder of a new one cannot be made.
         DatabaseFailed: if the database server does not answer.
         Unwritable: if the storage's file cannot be written.
     """
@@ -60,6 +61,8 @@ def open_sweep(
         sweep = SweepStudy(name=name, storage=storage, space=space, options=options, existing=existing)
         if existing:
             _refuse_if_moved(name, sweep.directory, directory)
+        else:
+            _make(directory)  # before there is a study: one without any trial would be left
         sweep.create(identity, directory)
         sweep.presence.join()
         return sweep
@@ -116,6 +119,13 @@ def _refuse_if_moved(sweep: str, recorded: Path, fresh: Path) -> None:
                 f"place. Move it back, or make it known there, too: ln -s {shlex.quote(str(above))} "
                 f"{shlex.quote(str(old))}"
             )
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refusal_of(error) or error from None
 
 
 def _new_name(job_name: str, taken: Mapping[str, Any]) -> str:

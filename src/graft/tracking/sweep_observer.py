@@ -20,7 +20,7 @@ from graft.config_dataset import AnyDatasetConfig
 from graft.data import splits
 from graft.errors import ConfigError, FatalError
 from graft.loop.result import SUMMARY_METRICS
-from graft.report.after_sweep import write_after_sweep
+from graft.report.after_sweep import get_ready, write_after_sweep
 from graft.secrets import Secrets
 from graft.suggestions import did_you_mean
 from graft.sweep.observer import SweepEnded, SweepStarted, TrialEnded
@@ -123,6 +123,7 @@ class MlflowSweepObserver:
         if receiver.run_id is None:  # the server went away after it was opened
             self._delivery.end(patience_seconds=0.0)
             raise FatalError(f"tracking.uri={tracking.uri}: MLflow stopped answering before the sweep was recorded")
+        get_ready()
         return {"parent_run_id": receiver.run_id}
 
     def trial_ended(self, event: TrialEnded) -> None:
