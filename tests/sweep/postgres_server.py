@@ -53,15 +53,17 @@ class PostgresServer:
     def start(self) -> None:
         """Returns when the server takes connections."""
         options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={self._folder}", "-c", "fsync=off"]
-        self._server = subprocess.Popen(
-            [*self._as_user, self._programs / "postgres", "-D", self._data, *options],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        log = self._folder / "log"
+        with log.open("ab") as file:
+            self._server = subprocess.Popen(
+                [*self._as_user, self._programs / "postgres", "-D", self._data, *options],
+                stdout=file,
+                stderr=file,
+            )
         import psycopg  # not at the top, for the conftest of every sweep's test reads this file
 
         while True:
-            assert self._server.poll() is None, "PostgreSQL did not start"
+            assert self._server.poll() is None, f"PostgreSQL did not start:\n{log.read_text()[-2000:]}"
             with contextlib.suppress(psycopg.OperationalError):
                 self.query("SELECT 1")
                 return
@@ -69,9 +71,11 @@ class PostgresServer:
 
     def stop(self, *, immediate: bool = False) -> None:
         """Ends all connections and the server; immediate is as after a crash, with recovery at the next start."""
+        children = psutil.Process(self._server.pid).children(recursive=True)
         # Its fast shutdown and its immediate one. SIGTERM waits for clients, and this process may be one.
         self._server.send_signal(signal.SIGQUIT if immediate else signal.SIGINT)
         self._server.wait(60)
+        psutil.wait_procs(children, 60)  # while one is left, another server on the same data refuses to start
 
     def crash(self) -> None:
         """Ends all of the server's processes at once, as a lack of memory or a fault of the machine does."""
