@@ -199,6 +199,12 @@ def test_artifacts_are_there(sweep: Sweep, tmp_path: Path) -> None:
     assert (root / "checkpoints" / "best" / "checkpoint").is_file()
 
 
+def test_trials_that_are_over_keep_no_state_in_their_folders(sweep: Sweep) -> None:
+    for run in sweep.children:
+        folder = Path(run.data.tags["graft.directory"]) / "checkpoints"
+        assert {path.name for path in folder.iterdir() if path.is_dir()} == {"best", "closed"}
+
+
 @pytest.fixture(scope="module")
 def ui(sweep: Sweep) -> Iterator[str]:
     """The address of MLflow's pages over the sweep's record."""

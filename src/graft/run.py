@@ -134,6 +134,8 @@ def carry_out(config: Config, prepared: Prepared, occasion: Occasion, stop_reaso
         FailedTrial: if training cannot give a result; the record says so.
         Interrupted: if it was stopped, where `occasion` has a text for that, which says how to go on.
     """
+    from graft.loop.checkpoints import close
+
     with recorded(config, prepared, occasion, stop_reason) as (recorder, mlflow_recorder):
         result = _fit(config, prepared, recorder, occasion.directory, stop_reason)
         if result.stopped == "interrupted" and occasion.if_interrupted:
@@ -143,6 +145,8 @@ def carry_out(config: Config, prepared: Prepared, occasion: Occasion, stop_reaso
             leave_behind(config, prepared.data.class_names, result, mlflow_recorder, occasion.directory)
             recorder.log_metrics(metrics)
         recorder.close(result.stopped or "complete")
+    if result.stopped != "interrupted":
+        close(occasion.directory, result.history)
     return Done(metrics, mlflow_recorder.run_id)
 
 
@@ -194,6 +198,7 @@ def _probe(config: Config, prepared: Prepared, directory: Path) -> tuple[dict[st
     Source: Kumar et al., Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution, ICLR 2022.
     """
     from graft import loop
+    from graft.loop.checkpoints import close
     from graft.model import head_of
     from graft.tracking.recorder import MemoryRecorder
 
@@ -204,6 +209,7 @@ def _probe(config: Config, prepared: Prepared, directory: Path) -> tuple[dict[st
     extraction_seconds = attempts.paid(directory, "extraction", probe.features.extraction_seconds)
     # A few seconds, so it is not stopped half-way; its own checkpoints make it a matter of none in a second attempt.
     result = loop.of(frozen).fit(probe.trainer, probe.data, frozen, directory, MemoryRecorder(), lambda: None)
+    close(directory, result.history)
     best, head = head_of(probe.model).trainable_variables, head_of(prepared.model).trainable_variables
     for variable, trained in zip(head, best, strict=True):
         variable.assign(trained)

@@ -15,6 +15,7 @@ functions from the thread that runs the task.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -76,7 +77,7 @@ Task = TypeVar("Task", bound=Callable[..., Any])
 
 
 def initializer(prepare: Callable[[], None]) -> Callable[[Task], Task]:
-    """Has `prepare` called once in each worker process of a sweep, before its first job; what it raises ends the sweep.
+    """Has `prepare` called once in each worker process of Graft's launchers, before its first job.
 
         def import_libraries() -> None:
             import torch
@@ -85,8 +86,9 @@ def initializer(prepare: Callable[[], None]) -> Callable[[Task], Task]:
         @trial.initializer(import_libraries)
         def main(config: DictConfig) -> float: ...
 
-    Workers start while the controller still opens study and tracking, so what takes seconds to import, and every job
-    needs, is there when the first job comes. No job's time counts it.
+    On this machine workers start while the sweep's observer opens its server, so what every job needs, and takes
+    seconds to import, is there when the first job comes. What it raises ends the sweep. `hydra.job.env_set` holds in
+    it; `hydra.sweeper.trial_timeout` does not.
 
     Args:
         prepare: Importable, or picklable by cloudpickle, as the task itself.
@@ -95,7 +97,7 @@ def initializer(prepare: Callable[[], None]) -> Callable[[Task], Task]:
     """
 
     def decorate(task: Task) -> Task:
-        setattr(task, INITIALIZER, prepare)
+        setattr(inspect.unwrap(task), INITIALIZER, prepare)  # `hydra.main` may have wrapped it already
         return task
 
     return decorate

@@ -51,6 +51,22 @@ def test_a_sweep_on_a_disk_that_is_read_only(make_disk: MakeDisk, kind: str) -> 
             fault.named()
 
 
+def test_a_sweep_whose_folder_alone_is_on_a_disk_that_takes_nothing(make_disk: MakeDisk, tmp_path: Path) -> None:
+    with injected("a sweep whose folder is read-only") as fault:
+        disk = make_disk("4m")
+        (tmp_path / "app").mkdir()
+        app = steps_app(tmp_path / "app")
+        remount(disk, "ro")
+        done = app.run(*command(), f"hydra.sweep.dir={disk}/sweep")
+        assert done.status == 1, "as of every disk that takes nothing: the configuration is right"
+        assert_told(done.err, disk)
+        assert app.studies() == []
+        remount(disk, "rw")
+        done = app.run(*command(), f"hydra.sweep.dir={disk}/sweep")
+        assert done.status == 0, done.err
+        fault.named()
+
+
 def test_a_disk_that_becomes_read_only_while_a_sweep_runs(make_disk: MakeDisk) -> None:
     moments = chance("read-only")
     for _ in range(5 if LONG else 1):

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tests.loop.laboratory import Laboratory, curve
 
 from graft.errors import FailedTrial
+from graft.loop.checkpoints import close
 from graft.loop.result import TrainResult, best_epoch
 from graft.run import run
 from graft.tensorflow_paths import literal
@@ -136,7 +137,7 @@ def test_whatever_is_damaged_training_ends_where_it_would_have_ended(
         assert any("from the beginning" in warning for warning in warnings) is (bool(warnings) and not expected), name
         left = {file.name for file in (lab.folder / name / "checkpoints").rglob("*")}
         best = f"ckpt-{whole.best_epoch}"
-        latest = {f"ckpt-{EPOCHS - 1}.{ending}" for ending in (DATA, "index")}
+        latest = {f"ckpt-{epoch}.{ending}" for epoch in (EPOCHS - 2, EPOCHS - 1) for ending in (DATA, "index")}
         assert left - {"latest", "best", "checkpoint", "history.json", "features_engine", "paid_seconds.json"} == (
             latest | {f"{best}.{DATA}", f"{best}.index"}
         )
@@ -184,33 +185,89 @@ def test_a_best_checkpoint_that_is_damaged_during_training_fails_the_run_and_the
     assert_same(again, whole)
 
 
-def test_a_training_that_is_over_leaves_its_best_and_its_history_and_no_state(
-    lab: Laboratory, caplog: pytest.LogCaptureFixture
-) -> None:
-    first, _ = lab.run(folder="over")
-    left = sum(file.stat().st_size for file in (lab.folder / "over/checkpoints/latest").iterdir())
-    assert left < 0.5 * (lab.folder / f"over/checkpoints/best/ckpt-{first.best_epoch}.{DATA}").stat().st_size
-    with caplog.at_level(logging.INFO):
-        again, recorder = lab.run(folder="over")  # as after a controller that died before it heard of the end
-    assert_same(again, first)
-    assert "Every epoch is trained: what is left is to test the best" in caplog.messages
+def assert_nothing_is_trained_again(recorder: MemoryRecorder, first: TrainResult) -> None:
     assert recorder.metrics["epoch_seconds"] == {
         epoch: metrics["epoch_seconds"] for epoch, metrics in enumerate(first.history)
-    }, "no epoch was trained again"
+    }
 
 
-def test_a_pruned_trial_that_is_to_go_on_after_all_begins_anew(
-    lab: Laboratory, caplog: pytest.LogCaptureFixture
+def test_a_run_that_is_closed_leaves_its_best_and_its_history_and_no_state(lab: Laboratory) -> None:
+    first, _ = lab.run(folder="over")
+    state = lab.folder / "over/checkpoints/latest"
+    assert state.is_dir()
+    close(lab.folder / "over", first.history)
+    assert not state.exists()
+    left = sum(file.stat().st_size for file in (lab.folder / "over/checkpoints/closed").iterdir())
+    assert left < 0.5 * (lab.folder / f"over/checkpoints/best/ckpt-{first.best_epoch}.{DATA}").stat().st_size
+    again, recorder = lab.run(folder="over")  # as after a controller that died before it heard of the end
+    assert_same(again, first)
+    assert_nothing_is_trained_again(recorder, first)
+
+
+# What there may be when the process dies while it closes a run; the latest ones are removed last.
+CLOSINGS: dict[str, Damage] = {
+    "before anything": lambda closed: shutil.rmtree(closed),
+    "the data, and no index": lambda closed: (closed / "ckpt-2.index").unlink(),
+    "half an index": lambda closed: cut_short(closed / "ckpt-2.index", by=10),
+    "an index without anything": lambda closed: (closed / "ckpt-2.index").write_bytes(b""),
+    "all of it": lambda closed: None,
+}
+
+
+@pytest.mark.parametrize("moment", CLOSINGS)
+def test_a_death_while_a_run_is_closed_costs_nothing(lab: Laboratory, moment: str) -> None:
+    first, _ = lab.run(*BETTER, folder="over")
+    assert first.best_epoch == 2, "which the latest but one does not have"
+    shutil.copytree(lab.folder / "over/checkpoints/latest", lab.folder / "latest")
+    close(lab.folder / "over", first.history)
+    shutil.move(lab.folder / "latest", lab.folder / "over/checkpoints/latest")
+    CLOSINGS[moment](lab.folder / "over/checkpoints/closed")
+    again, recorder = lab.run(*BETTER, folder="over")
+    assert_same(again, first)
+    assert_nothing_is_trained_again(recorder, first)
+    close(lab.folder / "over", again.history)
+    assert {file.name for file in (lab.folder / "over/checkpoints").iterdir()} >= {"closed", "best"}
+    assert not (lab.folder / "over/checkpoints/latest").exists()
+
+
+@pytest.mark.parametrize("file", [f"closed/ckpt-2.{DATA}", f"best/ckpt-2.{DATA}"])
+def test_a_closed_run_that_is_damaged_starts_from_the_beginning_and_says_so(
+    lab: Laboratory, caplog: pytest.LogCaptureFixture, file: str
 ) -> None:
-    settings = (*BETTER, "dropout_rate=0.3", f"epochs={EPOCHS}")
+    first, _ = lab.run(*BETTER, folder="over")
+    close(lab.folder / "over", first.history)
+    flip(lab.folder / "over/checkpoints" / file, places=3)
+    again, _ = lab.run(*BETTER, folder="over")
+    assert_same(again, first)
+    assert any("from the beginning" in warning for warning in told(caplog, logging.WARNING))
+    close(lab.folder / "over", again.history)
+    caplog.clear()
+    assert_same(lab.run(*BETTER, folder="over")[0], first)
+    assert not told(caplog, logging.WARNING)
+
+
+@pytest.mark.parametrize("loop", ["gradient_tape", "keras_fit"])
+def test_a_pruned_trial_that_is_to_go_on_after_all_begins_anew(
+    lab: Laboratory, caplog: pytest.LogCaptureFixture, loop: str
+) -> None:
+    settings = (*BETTER, "dropout_rate=0.3", f"epochs={EPOCHS}", f"loop={loop}")
     whole, _ = lab.run(*settings, folder="whole")
     answers = iter([None, "pruned"])
     pruned, _ = lab.run(*settings, folder="pruned", stop=lambda: next(answers))
     assert pruned.stopped == "pruned"
+    close(lab.folder / "pruned", pruned.history)
     with caplog.at_level(logging.INFO):
         again, _ = lab.run(*settings, folder="pruned")
     assert_same(again, whole)
-    assert "This trial was pruned after 2 epochs and is not any more: it starts from the beginning" in caplog.messages
+    assert "This run was over after 2 epochs, and its state is gone: it starts from the beginning" in caplog.messages
+
+
+def test_a_folder_that_a_program_trains_in_is_gone_on_from_with_more_epochs(lab: Laboratory) -> None:
+    whole, _ = lab.run(*BETTER, f"epochs={EPOCHS}", folder="whole")
+    lab.run(*BETTER, "epochs=2", folder="longer")
+    longer, recorder = lab.run(*BETTER, f"epochs={EPOCHS}", folder="longer")
+    assert_same(longer, whole)
+    assert min(recorder.metrics["epoch_seconds"]) == 0
 
 
 def test_a_pruned_trial_that_dies_before_it_can_say_so_is_pruned_where_it_was(lab: Laboratory) -> None:

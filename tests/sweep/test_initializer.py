@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -11,12 +12,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.sweep.apps import App, with_observer
+from tests.sweep.apps import App, wait_for, with_observer
 
+from graft import trial
 from graft.paths import CHECKOUT
 
 APP = """
-    import os, time
+    import os, signal, time
     from pathlib import Path
     import hydra
     from graft import trial
@@ -28,10 +30,15 @@ APP = """
 
     def initialize():
         note("initialized")
+        print("a library says", os.environ.get("FOR_JOBS"), end="", flush=True)
         if "INITIALIZER_FAILS" in os.environ:
             raise RuntimeError("there is no such library")
+        if "INITIALIZER_EXITS" in os.environ:
+            raise SystemExit("there is no GPU")
         if "INITIALIZER_LASTS" in os.environ:
             time.sleep(600)
+        while "TRIAL_0_INITIALIZES" in os.environ and not Path("go on").exists():
+            time.sleep(0.02)
 
     class Observer:
         def validate(self, config):
@@ -40,6 +47,10 @@ APP = """
         def sweep_started(self, event):
             while "OPENS_QUICKLY" not in os.environ and not Path("log").exists():
                 time.sleep(0.02)  # for as long as the test lasts, if no worker starts meanwhile
+            if "OBSERVER_KILLS" in os.environ:
+                worker = int(Path("log").read_text().split()[1])
+                os.kill(worker, getattr(signal, os.environ["OBSERVER_KILLS"]))
+                Path("go on").touch()
             if "OBSERVER_REFUSES" in os.environ:
                 raise ConfigError("x=1 brings bad luck. Allowed: any other number.")
 
@@ -53,6 +64,9 @@ APP = """
     @trial.initializer(initialize)
     def main(config):
         note("job")
+        print("a job says", os.environ.get("FOR_JOBS"))
+        if trial.should_stop():
+            note("stopped")
         return config.x
 
     if __name__ == "__main__":
@@ -94,13 +108,74 @@ def test_a_replaced_worker_initializes_anew(initialized: App) -> None:
     assert len(set(processes(initialized, "job"))) == 2
 
 
-def test_what_it_raises_ends_the_sweep_in_words(initialized: App) -> None:
-    initialized.environment["INITIALIZER_FAILS"] = "1"
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("INITIALIZER_FAILS", "RuntimeError: there is no such library"),
+        ("INITIALIZER_EXITS", "SystemExit: there is no GPU"),
+    ],
+)
+def test_what_it_raises_ends_the_sweep_in_words(initialized: App, how: str, told: str) -> None:
+    initialized.environment[how] = "1"
     done = initialized.run("x=1,2")
     assert done.status == 2
-    assert "The task cannot be loaded in a worker process: RuntimeError: there is no such library" in done.err
+    assert f"initialize, the initializer of this task, failed in a worker process: {told}" in done.err
     assert "Traceback" not in done.err
+    assert f"#0 | {told}" in done.out, "below its traceback"
     assert not processes(initialized, "job")
+
+
+def test_the_environment_of_jobs_holds_in_it_and_what_it_prints_is_shown(initialized: App) -> None:
+    done = initialized.run("x=1,2", "+hydra.job.env_set.FOR_JOBS=this", "+hydra.job.env_set.NUMBER='${hydra.job.num}'")
+    assert done.status == 0, done.err
+    assert "#0 | a library says this\n" in done.out
+    assert "#0 | a job says this\n" in done.out
+
+
+@pytest.mark.parametrize("moment", ["idle", "initializing"])
+def test_a_worker_that_dies_before_its_first_job_is_no_trials_fault(initialized: App, moment: str) -> None:
+    initialized.environment["OBSERVER_KILLS"] = "SIGKILL"
+    if moment == "initializing":
+        initialized.environment["TRIAL_0_INITIALIZES"] = "1"
+    done = initialized.run("x=1,2", "hydra.sweeper.max_retries=0")
+    assert done.status == 0, done.out + done.err
+    _dead, worker = processes(initialized, "initialized")
+    assert processes(initialized, "job") == [worker] * 2
+
+
+def test_a_worker_that_is_told_to_end_while_it_initializes_ends_with_its_first_job(initialized: App) -> None:
+    initialized.environment |= {"OBSERVER_KILLS": "SIGTERM", "TRIAL_0_INITIALIZES": "1"}
+    done = initialized.run("x=1,2", "hydra.sweeper.max_retries=0")
+    assert done.status == 0, done.out + done.err
+    told, worker = processes(initialized, "initialized")
+    assert processes(initialized, "stopped") == [told]
+    assert processes(initialized, "job") == [told, worker, worker]
+
+
+def test_a_second_controller_starts_workers_for_what_waits_alone(initialized: App) -> None:
+    initialized.environment |= {"OPENS_QUICKLY": "1", "TRIAL_0_INITIALIZES": "1"}
+    first = initialized.start("x=1", "hydra.sweeper.study_name=mine")
+    wait_for(lambda: bool(initialized.lines()))
+    wait_for(lambda: [trial.state.name for trial in initialized.study("mine").trials] == ["RUNNING"])
+    second = initialized.start("x=1", "hydra.sweeper.study_name=mine")
+    assert second.stdout is not None
+    wait_for(lambda: "0 of 1 trials are finished" in second.stdout.readline())
+    (initialized.folder / "go on").touch()
+    for process in (first, second):
+        _, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+    assert len(processes(initialized, "initialized")) == 1
+
+
+def test_hydra_may_have_wrapped_the_task_already() -> None:
+    @functools.wraps(print)
+    def wrapped() -> None: ...
+
+    def task() -> None: ...
+
+    wrapped.__wrapped__ = task  # type: ignore[attr-defined]
+    trial.initializer(print)(wrapped)
+    assert task.graft_initializer is print  # type: ignore[attr-defined]
 
 
 def test_a_sweep_that_is_refused_while_its_workers_initialize_waits_for_none(initialized: App) -> None:

@@ -34,7 +34,9 @@ class Idle:
         self.sent.append(job)
 
     def messages(self, patience: float) -> list[dict[str, object] | str]:
-        return [{"kind": "answer", "returned": {"values": [1.0], "plain": 1.0, "shown": "1.0"}, "told": None}]
+        return [
+            {"kind": "answer", "returned": {"values": [1.0], "plain": 1.0, "shown": "1.0"}, "told": None, "last": False}
+        ]
 
     def memory_gib(self) -> float:
         return 0.0

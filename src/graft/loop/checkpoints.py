@@ -1,4 +1,7 @@
-"""Checkpoints of a run: the latest, to go on from, and the best by validation accuracy, to keep."""
+"""Checkpoints of a run: the latest, to go on from, and the best by validation accuracy, to keep.
+
+Once a run is over and recorded, its history takes the place of the latest: `close`.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from graft.tensorflow_paths import literal
 
 log = logging.getLogger(__name__)
 
+LATEST, CLOSED = "latest", "closed"
 LATEST_KEPT = 2  # so that one is left if the other is damaged
 
 
@@ -27,16 +31,15 @@ class Checkpoints:
 
     A latest one holds what is trained, dropout's step counter in it, the optimiser and the history up to it, so that
     they are whole together or not at all. The data position needs no saving: the order of an epoch follows from seed
-    and epoch. Once training is over, a latest one holds the history alone. ``history.json`` is a copy, for readers.
-    What is damaged, a checkpoint's own checksums tell.
-
-    Attributes:
-        history_alone: What `restore_latest` found is the history of a training that was over; nothing was restored.
+    and epoch. ``history.json`` is a copy, for readers. What is damaged, a checkpoint's own checksums tell.
 
     Args:
         directory: The run's folder, the same for every attempt.
         trained: What training changes: the built model, or the head of one with a frozen backbone.
         optimizer: Its slots are built here, because restoring into an unbuilt optimiser is put off silently.
+
+    Attributes:
+        history_alone: What `restore_latest` found is the history of a run that was closed; nothing was restored.
     """
 
     def __init__(self, directory: Path, trained: tf_keras.Model, optimizer: tf_keras.optimizers.Optimizer) -> None:
@@ -47,9 +50,9 @@ class Checkpoints:
         with tf.device("cpu"):  # there are no strings on a GPU
             self._history = tf.Variable("", dtype=tf.string)
         self._latest = _Series(
-            folder / "latest", tf.train.Checkpoint(model=trained, optimizer=optimizer, history=self._history)
+            folder / LATEST, tf.train.Checkpoint(model=trained, optimizer=optimizer, history=self._history)
         )
-        self._over = _Series(folder / "latest", tf.train.Checkpoint(history=self._history))
+        self._closed = _Series(folder / CLOSED, tf.train.Checkpoint(history=self._history))
         self._best = _Series(folder / "best", tf.train.Checkpoint(model=trained))
         self.history_alone = False
 
@@ -71,11 +74,20 @@ class Checkpoints:
         Damage is found before anything is restored. Where no checkpoint is whole, the history is empty and nothing has
         been changed.
         """
+        for epoch in self._closed.epochs():
+            try:
+                history = self._history_of(self._closed, epoch)
+            except Damaged as damage:
+                log.warning("%s: the latest one is looked for", damage)
+            else:
+                self.history_alone = True
+                self._publish(history)
+                return history
         found = self._latest.epochs()
-        history: History = []
+        history = []
         for epoch in reversed(found):
             try:
-                history, self.history_alone = self._history_of(epoch)
+                history = self._history_of(self._latest, epoch)
                 break
             except Damaged as damage:
                 log.warning("%s: training goes back beyond its epoch %d", damage, epoch + 1)
@@ -83,18 +95,18 @@ class Checkpoints:
         self._latest.set_aside(len(history), self._aside)
         self._best.set_aside(len(history), self._aside)
         if history:
-            self._publish(history)
-        if history and not self.history_alone:
             self._latest.read(len(history) - 1)
+            self._publish(history)
             log.info("Going on after %d epochs from %s", len(history), self._latest.path(len(history) - 1))
-        elif found and not history:
+        elif found or self._closed.epochs():
             log.warning("No checkpoint in %s is whole: training starts from the beginning", self._latest.folder)
         return history
 
     def begin_anew(self) -> None:
-        """Forgets the history of a training that was over, and is to go on: its state is gone."""
-        self._latest.set_aside(0, self._aside)
+        """Sets aside what a closed run left: it is to go on, and its state is gone."""
+        self._closed.set_aside(0, self._aside)
         self._best.set_aside(0, self._aside)
+        self._publish([])
         self.history_alone = False
 
     def restore_best(self, history: History) -> None:
@@ -112,15 +124,6 @@ class Checkpoints:
             ) from damage
         self._best.read(best_epoch(history))
 
-    def close(self, history: History) -> None:
-        """Keeps of the latest checkpoint the history alone, once training is over: most of what a run leaves is state.
-
-        Another attempt, at a trial whose controller died before it heard of the end, tests the best one and is done.
-        """
-        self._history.assign(json.dumps(history))
-        self._over.write(len(history) - 1)
-        self._latest.keep([len(history) - 1])
-
     def keep_best_only(self, history: History) -> None:
         """Removes what is beside the best checkpoint in its folder, and what was set aside, once training is over."""
         best = best_epoch(history)
@@ -128,20 +131,37 @@ class Checkpoints:
         self._best.keep([best])
         shutil.rmtree(self._aside, ignore_errors=True)
 
-    def _history_of(self, epoch: int) -> tuple[History, bool]:
-        """The history in the latest checkpoint of `epoch`, which is whole and has its best beside it.
-
-        Also says whether nothing else is in it.
-        """
-        reader = self._latest.check(epoch)
+    def _history_of(self, series: _Series, epoch: int) -> History:
+        """The history in the checkpoint of `epoch` in `series`, which is whole and has its best beside it."""
+        reader = series.check(epoch)
         if not reader.has_tensor(HISTORY):
-            raise Damaged(self._latest.path(epoch), "no history is in it")
+            raise Damaged(series.path(epoch), "no history is in it")
         history: History = json.loads(reader.get_tensor(HISTORY))
         self._best.check(best_epoch(history))
-        return history, not any(name.startswith("model/") for name in reader.get_variable_to_shape_map())
+        return history
 
     def _publish(self, history: History) -> None:
         files.write(self._history_file, json.dumps(history))
+
+
+def close(directory: Path, history: History) -> None:
+    """Keeps the history of a run that is over in place of its latest checkpoints, which are most of what it left.
+
+    Another attempt, at a trial whose controller died before it heard of the end, tests the best one and is done.
+
+    Args:
+        directory: The run's folder.
+        history: Of all its epochs.
+    """
+    folder, epoch = directory / "checkpoints", len(history) - 1
+    with tf.device("cpu"):
+        told = tf.Variable(json.dumps(history), dtype=tf.string)
+    closed = _Series(folder / CLOSED, tf.train.Checkpoint(history=told))
+    try:
+        closed.check(epoch)  # TensorFlow writes over a checkpoint in place, so one that is whole is left alone
+    except Damaged:
+        closed.write(epoch)
+    shutil.rmtree(folder / LATEST, ignore_errors=True)
 
 
 def read_best(folder: Path, trained: tf_keras.Model) -> None:

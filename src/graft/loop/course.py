@@ -41,7 +41,8 @@ class Tested(NamedTuple):
 class Course:
     """One training from epoch to epoch. A loop asks for the `next_epoch`, tells what happens in it, and ends it.
 
-    Made, it has set the model back to the latest checkpoint in `directory`, or to the beginning if there is none.
+    Made, it has set the model back to the latest checkpoint in `directory`, or to the beginning if there is none. Of a
+    run that was closed it knows the history alone.
 
     Arguments are those of `graft.loop.Loop.fit`.
 
@@ -85,7 +86,7 @@ class Course:
         if patience and epoch and epoch - 1 - best_epoch(self._history) >= patience:
             return None
         if self._checkpoints.history_alone:
-            log.info("This trial was pruned after %d epochs and is not any more: it starts from the beginning", epoch)
+            log.info("This run was over after %d epochs, and its state is gone: it starts from the beginning", epoch)
             self._checkpoints.begin_anew()
             self._history.clear()
         return len(self._history)
@@ -143,13 +144,11 @@ class Course:
         loss, accuracy, confusion = None, None, None
         if self._stopped == "pruned":  # and so over, as an interrupted one is not
             self._checkpoints.keep_best_only(self._history)
-            self._checkpoints.close(self._history)
         if self._stopped is None:
             self._checkpoints.restore_best(self._history)
             self._checkpoints.keep_best_only(self._history)
             loss, accuracy, confusion = test()
             loss = self._finite(loss)
-            self._checkpoints.close(self._history)
         parameters = sum(math.prod(variable.shape) for variable in self._trainer.model.trainable_variables)
         return TrainResult(self._history, loss, accuracy, parameters, self._stopped, confusion=confusion)
 

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def get_ready() -> None:
-    """Imports what `write_after_sweep` needs: when a sweep starts, its controller waits for the workers anyway."""
+    """Imports what `write_after_sweep` needs: best done while workers of this machine import what they need."""
     with contextlib.suppress(Exception):  # whoever writes is told, and tells
         from graft.report import written  # noqa: F401
 

@@ -13,6 +13,8 @@ import cloudpickle
 from hydra import version
 from hydra.core.utils import JobRuntime
 from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from graft.errors import ConfigError
 from graft.sweep.worker import resolver_table
@@ -20,8 +22,13 @@ from graft.sweep.worker import resolver_table
 log = logging.getLogger(__name__)
 
 
-def pickled_application(hydra_context: HydraContext, task_function: TaskFunction) -> bytes:
+def pickled_application(hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> bytes:
     """What a worker needs once: where modules are found, the task, and Hydra's surroundings.
+
+    Args:
+        hydra_context: As Hydra hands it to a sweeper.
+        task_function: What a job runs.
+        config: Composed for the sweep itself.
 
     Raises:
         ConfigError: if something of it cannot be pickled; the text names it.
@@ -32,12 +39,22 @@ def pickled_application(hydra_context: HydraContext, task_function: TaskFunction
         "job_name": JobRuntime.instance().get("name"),
         "version_base": str(version.getbase()),
         "resolvers": _own_resolvers(),
+        "environment": _environment(config.hydra.job.env_set),
     }
     try:
         pickled = cloudpickle.dumps(application)
     except Exception as error:
         raise ConfigError(_what_cannot_be_pickled(application, error)) from error
     return pickle.dumps({"path": sys.path, "argv": sys.argv, "application": pickled})
+
+
+def _environment(env_set: DictConfig) -> dict[str, str]:
+    """What `hydra.job.env_set` sets for every job alike; what hangs on the job is set when it comes."""
+    same = {}
+    for name in env_set:
+        with contextlib.suppress(OmegaConfBaseException, ValueError):  # such as ${hydra.job.num}
+            same[str(name)] = str(env_set[name])
+    return same
 
 
 def _own_resolvers() -> dict[str, Any]:

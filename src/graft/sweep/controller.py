@@ -81,9 +81,9 @@ class Controller:
 
     def run(self, config: DictConfig) -> SweepEnded:
         """Runs the sweep to its end and raises what its exit status asks for."""
-        done = sum(record.state in ("complete", "pruned", "failed") for record in self._study.records())
-        self._display = self._introduce(done)
-        self._launcher.warm_up(self._study.total - done)  # while the observer opens its server
+        states = Counter(record.state for record in self._study.records())
+        self._display = self._introduce(done=states["complete"] + states["pruned"] + states["failed"])
+        self._launcher.warm_up(states["waiting"])  # while the observer opens its server
         self._study.context = self._context = dict(self._observer.sweep_started(self._start_event(config)) or {})
         if not self._study.resumed:
             _save_multirun(config, self._study.directory)
@@ -105,7 +105,7 @@ class Controller:
 
     # -- Beginning and end ----------------------------------------------------------------------
 
-    def _introduce(self, done: int) -> Display:
+    def _introduce(self, *, done: int) -> Display:
         """Says what is about to happen, the total first; `done` trials of it are over."""
         study, space, options = self._study, self._space, self._options
         cells = f"{len(space.cells)} cell{'s' * (len(space.cells) > 1)}"

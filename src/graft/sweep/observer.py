@@ -129,7 +129,8 @@ class SweepObserver(Protocol):
     def sweep_started(self, event: SweepStarted) -> Mapping[str, str] | None:
         """Returns what `graft.trial.current().context` shall be in every trial that starts from now on.
 
-        Called at every start of the sweep. May raise: nothing ran yet.
+        Called at every start of the sweep, while its workers start, which may not have what it puts into `os.environ`.
+        May raise: nothing ran yet.
         """
 
     def trial_ended(self, event: TrialEnded) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from optuna.storages import BaseStorage
 
-from graft.disk import refusal_of
+from graft.disk import refusal_of, unwritable_of
 from graft.errors import ConfigError
 from graft.sweep.identity import Identity
 from graft.sweep.options import SweepOptions
@@ -40,7 +40,7 @@ def open_sweep(
         ConfigError: if the storage cannot be opened, or the named sweep exists and is another one; the differences
             are shown; or if the folder of a new one cannot be made.
         DatabaseFailed: if the database server does not answer.
-        Unwritable: if the storage's file cannot be written.
+        Unwritable: if the storage's file cannot be written, or the disk of a new sweep's folder takes nothing.
     """
     opened = open_storage(storage)
 
@@ -125,7 +125,7 @@ def _make(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise refusal_of(error) or error from None
+        raise unwritable_of(error, directory) or refusal_of(error) or error from None
 
 
 def _new_name(job_name: str, taken: Mapping[str, Any]) -> str:

@@ -84,7 +84,7 @@ class Process:
         return self._popen.poll() is None
 
     def wait_until_ready(self, say: Callable[[str], None], better: Callable[[], bool]) -> None:
-        wait_for_greeting(self.messages)
+        wait_for_greeting(self.messages, say)
 
     def send_job(self, job: Job) -> None:
         self.send_pickled_job(pickled_job(job))
@@ -120,7 +120,7 @@ class Process:
         arrived: list[dict[str, Any] | str] = list(self._lines())
         if answered:
             message = json.loads(self._connection.recv_bytes())
-            if message["kind"] == "answer" and self._partial:
+            if message["kind"] in ("answer", "ready") and self._partial:
                 # A job's last line may have no end, and must not become the beginning of the next one's first.
                 arrived.append(self._take_partial())
             arrived.append(message)
@@ -197,11 +197,12 @@ class Process:
             self._pidfd = None
 
 
-def wait_for_greeting(messages: Callable[[float], list[dict[str, Any] | str]]) -> None:
-    """Waits for what a worker says first: that it is ready, or that it cannot load the application.
+def wait_for_greeting(messages: Callable[[float], list[dict[str, Any] | str]], say: Callable[[str], None]) -> None:
+    """Waits for what a worker says first: that it is ready, or that it can run no job of this application.
 
     Args:
         messages: See `graft.sweep.workers.Worker`.
+        say: Gets what `graft.trial.initializer` prints meanwhile.
 
     Raises:
         Unfit: if it cannot.
@@ -210,13 +211,11 @@ def wait_for_greeting(messages: Callable[[float], list[dict[str, Any] | str]]) -
     while True:
         for message in messages(POLL_SECONDS):
             if isinstance(message, str):
-                continue
-            if message["kind"] == "unfit":
-                raise Unfit(
-                    f"The task cannot be loaded in a worker process: {message['message']}. It must be importable, "
-                    "or picklable by cloudpickle."
-                )
-            return
+                say(message)
+            elif message["kind"] == "unfit":
+                raise Unfit(message["message"])
+            else:
+                return
 
 
 def pickled_job(job: Job) -> bytes:

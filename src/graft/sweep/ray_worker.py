@@ -63,7 +63,7 @@ class RayWorker:
     def wait_until_ready(self, say: Callable[[str], None], better: Callable[[], bool]) -> None:
         try:
             self._wait_for_place(say, better)
-            wait_for_greeting(self.messages)
+            wait_for_greeting(self.messages, say)
         except EOFError:
             if self._withdrawn:
                 raise Withdrawn from None

@@ -67,7 +67,7 @@ class WorkerPool:
         config: DictConfig,
         listener: Listener,
     ) -> None:
-        setup = pickled_application(hydra_context, task_function)
+        setup = pickled_application(hydra_context, task_function, config)
         self._workers.open()
         for index in range(self.slots):
             self._slots.append(Slot(index, partial(self._workers.start, index, setup), self._options, listener))
@@ -148,6 +148,8 @@ class Slot:
         self._worker: Worker | None = None
         self.warm = False
         """Whether it has a worker that waits for a job."""
+        self._early = False  # there was no job yet when the worker started
+        self._ends = False  # the worker's answer was its last
         # Guards what the controller's thread reaches into: the worker, the job's number and the flags.
         self._lock = threading.RLock()
         self._number: int | None = None
@@ -159,7 +161,7 @@ class Slot:
     def warm_up(self) -> None:
         """Starts the worker of the first job. Called in the controller's thread, before there is one."""
         with contextlib.suppress(OSError):  # the job tries again, and says what the matter is
-            self._worker = self._start()
+            self._worker, self._early = self._start(), True
 
     def run(self, job: Job, *, better: Callable[[], bool] = lambda: False) -> Answer | None:
         """Runs `job` to its end, whatever that is. Called in the slot's thread.
@@ -225,9 +227,10 @@ class Slot:
         self._discard()
 
     def _ready_worker(self, job: Job, better: Callable[[], bool]) -> Worker:
-        if self.warm and self._worker is not None and not self._worker.alive:
-            # It died between two jobs, and no trial is to blame.
+        if (self.warm or self._early) and self._worker is not None and not self._worker.alive:
+            # It died before its first job, or between two, and no trial is to blame.
             self._discard()
+        early, self._early = self._early, False
         worker = self._worker or self._start()
         with self._lock:
             self._worker = worker
@@ -236,7 +239,13 @@ class Slot:
             elif self._stop_asked:
                 worker.stop()
         if not self.warm:
-            worker.wait_until_ready(lambda text: self._listener(Printed(job.number, text)), better)
+            try:
+                worker.wait_until_ready(lambda text: self._listener(Printed(job.number, text)), better)
+            except EOFError:
+                if not early or self._killed or self._cancelled:
+                    raise
+                self._discard()
+                return self._ready_worker(job, better)
             self.warm = True
         return worker
 
@@ -258,6 +267,7 @@ class Slot:
                 elif message["kind"] == "report":
                     self._listener(Reported(job.number, message["step"], message["value"], message["shown"]))
                 else:
+                    self._ends = message["last"]
                     return _answer(message)
 
     def _died(self, job: Job) -> Ending:
@@ -280,6 +290,7 @@ class Slot:
             return
         worn_out = (
             options.fresh_process
+            or self._ends
             or self._cancelled  # it was killed, even if its answer was faster
             or (options.recycle_after_trials is not None and worker.jobs >= options.recycle_after_trials)
             or (options.recycle_above_gib is not None and worker.memory_gib() > options.recycle_above_gib)
@@ -291,11 +302,11 @@ class Slot:
         """Ends the worker; the next job gets a new one."""
         with self._lock:
             worker, self._worker = self._worker, None
+        warm, self.warm, self._ends = self.warm, False, False
         if worker is not None:
-            if not self.warm:  # it may be busy importing, and had no job
+            if not warm:  # it has no job, and may be busy for long before it listens
                 worker.kill()
             worker.quit()
-        self.warm = False
 
 
 def _answer(message: Mapping[str, Any]) -> Answer:

@@ -88,7 +88,7 @@ class SlurmWorker:
                 self._place.processes += 1
                 self._started = True
                 self._post("start")
-            wait_for_greeting(self.messages)
+            wait_for_greeting(self.messages, say)
         except EOFError:
             if self._withdrawn:
                 raise Withdrawn from None

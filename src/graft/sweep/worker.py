@@ -24,7 +24,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
@@ -52,7 +52,10 @@ def main() -> None:
     try:
         worker.prepare(setup["application"])
     except BaseException as error:
-        worker.refuse(error)
+        worker.refuse(
+            f"The task cannot be loaded in a worker process: {describe(error)}. It must be importable, or "
+            "picklable by cloudpickle."
+        )
         return
     worker.serve()
 
@@ -81,10 +84,11 @@ class Worker:
         JobRuntime.instance().set("name", unpickled["job_name"])
         self._task = unpickled["task"]
         self._hydra_context = unpickled["hydra_context"]
+        self._environment = unpickled["environment"]
 
-    def refuse(self, error: BaseException) -> None:
+    def refuse(self, why: str) -> None:
         """Says that no job of this application can be run here."""
-        self.send({"kind": "unfit", "message": f"{type(error).__name__}: {error}"})
+        self.send({"kind": "unfit", "message": why})
 
     def serve(self) -> None:
         """Runs jobs until it is told to quit."""
@@ -93,21 +97,36 @@ class Worker:
         if "SUBMITIT_EXECUTOR" in os.environ:  # some clusters pass its warning on to all processes of a job
             signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         threading.Thread(target=self._read, name="graft-pipe", daemon=True).start()
-        if initialize := getattr(self._task, INITIALIZER, None):
-            try:
-                initialize()
-            except Exception as error:
-                self.refuse(error)
-                return
+        if (initialize := getattr(self._task, INITIALIZER, None)) and not self._has_initialized(initialize):
+            return
         # All that was imported stays; collecting garbage need not look at it for each job again.
         gc.freeze()
         self.send({"kind": "ready"})
         while not (message := self._inbox.get()).startswith(QUIT):
             self._busy = True
-            self.send({"kind": "answer", **self._run(message[len(JOB) :])})
+            answer = self._run(message[len(JOB) :])
+            self.send({"kind": "answer", **answer, "last": self._ends_with_job})
             self._busy = False
             if self._ends_with_job:
                 return
+
+    def _has_initialized(self, initialize: Callable[[], None]) -> bool:
+        from hydra.core.utils import env_override
+
+        self._busy = True  # for SIGTERM: what is asked to end meanwhile is the first job
+        try:
+            with env_override(self._environment):
+                initialize()
+        except BaseException as error:
+            traceback.print_exc(file=sys.stdout)
+            named = getattr(initialize, "__qualname__", repr(initialize))
+            self.refuse(f"{named}, the initializer of this task, failed in a worker process: {describe(error)}")
+            return False
+        finally:
+            self._busy = False
+            sys.stdout.flush()
+            sys.stderr.flush()
+        return True
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
         """Ends the running job at its next step; without one, the process.
@@ -240,6 +259,11 @@ def _number(value: Any) -> float | None:
     if hasattr(value, "__float__") and getattr(value, "shape", None) in ((), (1,)):
         return float(value)
     return None
+
+
+def describe(error: BaseException) -> str:
+    """An exception in a line."""
+    return f"{type(error).__name__}: {error}"
 
 
 def describe_error(error: BaseException, place: Path | None = None) -> dict[str, Any]:

@@ -165,7 +165,10 @@ class Workers(Protocol):
         """Gets ready; raises ConfigError where no worker can be had."""
 
     def start(self, slot: int, setup: bytes) -> Worker:
-        """Starts the worker of a slot, or asks for a place for it. Called in the slot's thread; does not wait."""
+        """Starts the worker of a slot, or asks for a place for it; does not wait. Called in the slot's thread.
+
+        Unless places are `shared`, also in the controller's, while the slot has no job.
+        """
 
     def close(self) -> None:
         """Frees what was held. All workers have quit. May be called twice."""
