@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hypothesis import given, settings, strategies
 from omegaconf import DictConfig
 
 from graft.config import Config, from_hydra
@@ -18,6 +20,18 @@ from graft.paths import CHECKOUT
 
 PHOTOS = Path(os.environ.get("GRAFT_TEST_PHOTOS", CHECKOUT.parent / "shared/data/flower_photos_1000"))
 """Real photos, one folder a class, for the tests that need some. They are not part of the repository."""
+
+
+def pytest_collection_finish() -> None:
+    """What the tests import stays. Graft looks for garbage with every model that it forgets: most of a second else."""
+    _one_example()
+    gc.freeze()
+
+
+@settings(max_examples=1, database=None)
+@given(strategies.none())
+def _one_example(nothing: None) -> None:
+    """With its first one Hypothesis looks who holds generators of random numbers; of what is frozen nobody can tell."""
 
 
 @pytest.fixture(autouse=True)
