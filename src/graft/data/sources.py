@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,15 +33,19 @@ def load(config: AnyDatasetConfig) -> ImageSet:
     return found.in_own_order()
 
 
+@functools.cache  # scikit-learn parses a text file, for every trial of a sweep
 def _digits() -> ImageSet:
     # A late import: scikit-learn takes a second, and not everyone trains on its digits.
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]  # 16 grey levels in the original
+    labels = bunch.target.astype(np.int32)
+    for shared in (images, labels):
+        shared.setflags(write=False)
     return ImageSet(
         class_names=tuple(str(digit) for digit in bunch.target_names),
-        labels=bunch.target.astype(np.int32),
+        labels=labels,
         digests=tuple(content_sha256(image) for image in images),
         names=tuple(f"digits[{row}]" for row in range(len(images))),
         read=lambda row: images[row],
