@@ -19,22 +19,19 @@ import time
 import warnings
 from pathlib import Path
 
+from graft.importing import importing
+from graft.run import import_libraries
+
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
-LIBRARIES = (
-    "tensorflow",
-    "tf_keras",
+FURTHER_LIBRARIES = (
     "tensorflow_hub",
     "ai_edge_litert.interpreter",
-    "mlflow",
-    "mlflow.entities",
     "mlflow.store.tracking.sqlalchemy_store",  # else imported with the first connection
     "matplotlib.pyplot",
     "hydra",
-    "omegaconf",
-    "pydantic",
     "rich.progress",
-    "yaml",
 )
+"""What a frozen run imports beyond what a worker has imported before its first trial."""
 
 
 def main(report: Path, overrides: list[str]) -> None:
@@ -43,12 +40,11 @@ def main(report: Path, overrides: list[str]) -> None:
     os.environ.setdefault("MPLBACKEND", "agg")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for library in LIBRARIES:
-            with contextlib.suppress(ModuleNotFoundError):  # one that Graft does without
-                importlib.import_module(library)
-    import tensorflow as tf
-
-    tf.config.list_physical_devices()  # the first look for GPUs belongs to starting, too
+        import_libraries()
+        with importing():
+            for library in FURTHER_LIBRARIES:
+                with contextlib.suppress(ModuleNotFoundError):  # one that Graft does without
+                    importlib.import_module(library)
     imported = time.perf_counter()
     sys.argv = [str(TRAIN), *overrides]
     sys.path[0] = str(TRAIN.parent)
