@@ -33,6 +33,7 @@ PROCESSES.set_forkserver_preload(
         "pytest",
         "sklearn.datasets",
         "tensorflow_hub",
+        "tests.frozen",
     ]
 )
 

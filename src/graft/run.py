@@ -24,14 +24,14 @@ from graft import attempts, disk, files, runtime, trial
 from graft.again import rerun_command
 from graft.config import Config, from_hydra
 from graft.errors import ConfigError, FailedTrial
-from graft.importing import importing
-from graft.interruption import Interruption
+from graft.importing import importing, keep_imported
+from graft.interruption import Interruption, undisturbed
 from graft.preparation import Prepared, check, prepare
 from graft.recording import Occasion, leave_behind, recorded
 from graft.secrets import Secrets
 
 if TYPE_CHECKING:
-    from graft.loop.result import StopReason, StopSignal, TrainResult
+    from graft.loop.result import History, StopReason, StopSignal, TrainResult
     from graft.tracking.recorder import Recorder
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ def import_libraries() -> None:
     with importing():
         from graft import plots  # noqa: F401
         from graft.tracking import mlflow_recorder  # noqa: F401
+    keep_imported()
 
 
 def train(composed: DictConfig) -> float | dict[str, float]:
@@ -134,8 +135,6 @@ def carry_out(config: Config, prepared: Prepared, occasion: Occasion, stop_reaso
         FailedTrial: if training cannot give a result; the record says so.
         Interrupted: if it was stopped, where `occasion` has a text for that, which says how to go on.
     """
-    from graft.loop.checkpoints import close
-
     with recorded(config, prepared, occasion, stop_reason) as (recorder, mlflow_recorder):
         result = _fit(config, prepared, recorder, occasion.directory, stop_reason)
         if result.stopped == "interrupted" and occasion.if_interrupted:
@@ -146,7 +145,7 @@ def carry_out(config: Config, prepared: Prepared, occasion: Occasion, stop_reaso
             recorder.log_metrics(metrics)
         recorder.close(result.stopped or "complete")
     if result.stopped != "interrupted":
-        close(occasion.directory, result.history)
+        _close(occasion.directory, result.history)
     return Done(metrics, mlflow_recorder.run_id)
 
 
@@ -198,7 +197,6 @@ def _probe(config: Config, prepared: Prepared, directory: Path) -> tuple[dict[st
     Source: Kumar et al., Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution, ICLR 2022.
     """
     from graft import loop
-    from graft.loop.checkpoints import close
     from graft.model import head_of
     from graft.tracking.recorder import MemoryRecorder
 
@@ -209,7 +207,7 @@ def _probe(config: Config, prepared: Prepared, directory: Path) -> tuple[dict[st
     extraction_seconds = attempts.paid(directory, "extraction", probe.features.extraction_seconds)
     # A few seconds, so it is not stopped half-way; its own checkpoints make it a matter of none in a second attempt.
     result = loop.of(frozen).fit(probe.trainer, probe.data, frozen, directory, MemoryRecorder(), lambda: None)
-    close(directory, result.history)
+    _close(directory, result.history)
     best, head = head_of(probe.model).trainable_variables, head_of(prepared.model).trainable_variables
     for variable, trained in zip(head, best, strict=True):
         variable.assign(trained)
@@ -219,6 +217,17 @@ def _probe(config: Config, prepared: Prepared, directory: Path) -> tuple[dict[st
     }
     log.info("Fine-tuning starts from a head with a validation accuracy of %(probe_val_accuracy).4f", metrics)
     return metrics, extraction_seconds
+
+
+@undisturbed()
+def _close(directory: Path, history: History) -> None:
+    """Frees the room that the state of a training takes; a run that is over and recorded does not fail by it."""
+    from graft.loop.checkpoints import close
+
+    try:
+        close(directory, history)
+    except Exception as error:
+        log.warning("The latest checkpoints in %s stay: %s", directory, error)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from graft.config import Config
 from graft.cpus import cpu_flags, cpu_model, usable_cpus
 from graft.errors import ConfigError
-from graft.importing import importing
+from graft.importing import importing, keep_imported
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ def import_tensorflow() -> None:
             import tf_keras  # noqa: F401 - here, because it takes long, too
 
             tf.config.list_physical_devices()  # the rest of the messages comes with the first look for GPUs
+        keep_imported()
 
 
 def set_up(config: Config) -> None:

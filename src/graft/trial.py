@@ -15,7 +15,6 @@ functions from the thread that runs the task.
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -88,7 +87,7 @@ def initializer(prepare: Callable[[], None]) -> Callable[[Task], Task]:
 
     On this machine workers start while the sweep's observer opens its server, so what every job needs, and takes
     seconds to import, is there when the first job comes. What it raises ends the sweep. `hydra.job.env_set` holds in
-    it; `hydra.sweeper.trial_timeout` does not.
+    it, as far as it is the same for all jobs; `hydra.sweeper.trial_timeout` does not.
 
     Args:
         prepare: Importable, or picklable by cloudpickle, as the task itself.
@@ -97,7 +96,10 @@ def initializer(prepare: Callable[[], None]) -> Callable[[Task], Task]:
     """
 
     def decorate(task: Task) -> Task:
-        setattr(inspect.unwrap(task), INITIALIZER, prepare)  # `hydra.main` may have wrapped it already
+        layer: Any = task
+        while layer is not None:  # `hydra.main` may have wrapped it already, and hands on what it wrapped
+            setattr(layer, INITIALIZER, prepare)
+            layer = getattr(layer, "__wrapped__", None)
         return task
 
     return decorate

@@ -71,6 +71,8 @@ class PostgresServer:
 
     def stop(self, *, immediate: bool = False) -> None:
         """Ends all connections and the server; immediate is as after a crash, with recovery at the next start."""
+        if self._server.poll() is not None:
+            return
         children = psutil.Process(self._server.pid).children(recursive=True)
         # Its fast shutdown and its immediate one. SIGTERM waits for clients, and this process may be one.
         self._server.send_signal(signal.SIGQUIT if immediate else signal.SIGINT)

@@ -16,7 +16,7 @@ from tests.sweep.apps import App
 from graft.errors import ConfigError
 from graft.sweep import process
 from graft.sweep.devices import slot_devices, visible_gpus
-from graft.sweep.jobs import Job, Returned
+from graft.sweep.jobs import Died, Job, Returned
 from graft.sweep.slots import Slot
 from graft.sweep.workers import PoolOptions
 
@@ -29,7 +29,7 @@ class Idle:
     def __init__(self) -> None:
         self.sent: list[Job] = []
 
-    def wait_until_ready(self, say: object, better: object) -> None: ...
+    def wait_until_ready(self, say: object, better: object, show: object) -> None: ...
     def send_job(self, job: Job) -> None:
         self.sent.append(job)
 
@@ -60,6 +60,30 @@ def test_a_worker_that_died_between_two_jobs_costs_no_trial_an_attempt() -> None
         assert answer is not None
         assert isinstance(answer.ending, Returned)
     assert [worker.sent for worker in started] == [jobs[:2], jobs[2:]]
+
+
+@pytest.mark.parametrize("error", [EOFError, ConnectionResetError])
+def test_a_worker_that_dies_while_it_starts_before_there_is_a_job_is_replaced_once(error: type[Exception]) -> None:
+    class Dying(Idle):
+        def wait_until_ready(self, say: object, better: object, show: object) -> None:
+            raise error
+
+        def kill(self) -> None: ...
+        def last_words(self) -> list[str]:
+            return []
+
+        def cause_of_death(self) -> str:
+            return "SIGKILL"
+
+    workers = [Dying(), Idle(), Dying()]
+    slot = Slot(0, lambda: workers.pop(0), PoolOptions(fresh_process=True), lambda event: None)  # type: ignore[arg-type,return-value]
+    slot.warm_up()
+    endings = []
+    for number in range(2):
+        answer = slot.run(Job(number, (), OmegaConf.create()))
+        assert answer is not None
+        endings.append(type(answer.ending))
+    assert endings == [Returned, Died], "the second one had a job"
 
 
 def test_a_worker_that_sends_its_output_elsewhere_is_waited_for(

@@ -74,7 +74,8 @@ class Checkpoints:
         Damage is found before anything is restored. Where no checkpoint is whole, the history is empty and nothing has
         been changed.
         """
-        for epoch in self._closed.epochs():
+        found = self._closed.epochs()
+        for epoch in reversed(found):
             try:
                 history = self._history_of(self._closed, epoch)
             except Damaged as damage:
@@ -83,9 +84,10 @@ class Checkpoints:
                 self.history_alone = True
                 self._publish(history)
                 return history
-        found = self._latest.epochs()
+        self._closed.set_aside(0, self._aside)  # it would be taken for that of what is trained now
+        latest = self._latest.epochs()
         history = []
-        for epoch in reversed(found):
+        for epoch in reversed(latest):
             try:
                 history = self._history_of(self._latest, epoch)
                 break
@@ -98,7 +100,7 @@ class Checkpoints:
             self._latest.read(len(history) - 1)
             self._publish(history)
             log.info("Going on after %d epochs from %s", len(history), self._latest.path(len(history) - 1))
-        elif found or self._closed.epochs():
+        elif found or latest:
             log.warning("No checkpoint in %s is whole: training starts from the beginning", self._latest.folder)
         return history
 
@@ -161,6 +163,7 @@ def close(directory: Path, history: History) -> None:
         closed.check(epoch)  # TensorFlow writes over a checkpoint in place, so one that is whole is left alone
     except Damaged:
         closed.write(epoch)
+    closed.keep([epoch])
     shutil.rmtree(folder / LATEST, ignore_errors=True)
 
 

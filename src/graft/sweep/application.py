@@ -49,7 +49,7 @@ def pickled_application(hydra_context: HydraContext, task_function: TaskFunction
 
 
 def _environment(env_set: DictConfig) -> dict[str, str]:
-    """What `hydra.job.env_set` sets for every job alike; what hangs on the job is set when it comes."""
+    """What `hydra.job.env_set` sets before anything is swept; what hangs on the job is set when it comes."""
     same = {}
     for name in env_set:
         with contextlib.suppress(OmegaConfBaseException, ValueError):  # such as ${hydra.job.num}

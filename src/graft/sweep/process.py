@@ -83,8 +83,10 @@ class Process:
     def alive(self) -> bool:
         return self._popen.poll() is None
 
-    def wait_until_ready(self, say: Callable[[str], None], better: Callable[[], bool]) -> None:
-        wait_for_greeting(self.messages, say)
+    def wait_until_ready(
+        self, say: Callable[[str], None], better: Callable[[], bool], show: Callable[[str], None]
+    ) -> None:
+        wait_for_greeting(self.messages, show)
 
     def send_job(self, job: Job) -> None:
         self.send_pickled_job(pickled_job(job))
@@ -197,12 +199,12 @@ class Process:
             self._pidfd = None
 
 
-def wait_for_greeting(messages: Callable[[float], list[dict[str, Any] | str]], say: Callable[[str], None]) -> None:
+def wait_for_greeting(messages: Callable[[float], list[dict[str, Any] | str]], show: Callable[[str], None]) -> None:
     """Waits for what a worker says first: that it is ready, or that it can run no job of this application.
 
     Args:
         messages: See `graft.sweep.workers.Worker`.
-        say: Gets what `graft.trial.initializer` prints meanwhile.
+        show: Gets what is printed meanwhile.
 
     Raises:
         Unfit: if it cannot.
@@ -211,7 +213,7 @@ def wait_for_greeting(messages: Callable[[float], list[dict[str, Any] | str]], s
     while True:
         for message in messages(POLL_SECONDS):
             if isinstance(message, str):
-                say(message)
+                show(message)
             elif message["kind"] == "unfit":
                 raise Unfit(message["message"])
             else:

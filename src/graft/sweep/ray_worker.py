@@ -60,10 +60,12 @@ class RayWorker:
     def alive(self) -> bool:
         return self._death is None
 
-    def wait_until_ready(self, say: Callable[[str], None], better: Callable[[], bool]) -> None:
+    def wait_until_ready(
+        self, say: Callable[[str], None], better: Callable[[], bool], show: Callable[[str], None]
+    ) -> None:
         try:
             self._wait_for_place(say, better)
-            wait_for_greeting(self.messages, say)
+            wait_for_greeting(self.messages, show)
         except EOFError:
             if self._withdrawn:
                 raise Withdrawn from None

@@ -240,8 +240,12 @@ class Slot:
                 worker.stop()
         if not self.warm:
             try:
-                worker.wait_until_ready(lambda text: self._listener(Printed(job.number, text)), better)
-            except EOFError:
+                worker.wait_until_ready(
+                    lambda text: self._listener(Printed(job.number, text)),
+                    better,
+                    lambda line: self._print(job, line),
+                )
+            except (EOFError, OSError):
                 if not early or self._killed or self._cancelled:
                     raise
                 self._discard()
@@ -262,8 +266,7 @@ class Slot:
             patience = POLL_SECONDS if deadline is None else min(POLL_SECONDS, deadline - now)
             for message in worker.messages(patience):
                 if isinstance(message, str):
-                    if self._options.show_output:
-                        self._listener(Printed(job.number, message))
+                    self._print(job, message)
                 elif message["kind"] == "report":
                     self._listener(Reported(job.number, message["step"], message["value"], message["shown"]))
                 else:
@@ -279,9 +282,12 @@ class Slot:
         if worker is None:
             return Died("could not start")
         for line in worker.last_words():
-            if self._options.show_output:
-                self._listener(Printed(job.number, line))
+            self._print(job, line)
         return Died(worker.cause_of_death(), "\n".join(worker.last_lines))
+
+    def _print(self, job: Job, line: str) -> None:
+        if self._options.show_output:
+            self._listener(Printed(job.number, line))
 
     def _recycle(self, answer: Answer) -> None:
         """Ends a worker that must not run another job."""
@@ -302,7 +308,7 @@ class Slot:
         """Ends the worker; the next job gets a new one."""
         with self._lock:
             worker, self._worker = self._worker, None
-        warm, self.warm, self._ends = self.warm, False, False
+        warm, self.warm, self._early, self._ends = self.warm, False, False, False
         if worker is not None:
             if not warm:  # it has no job, and may be busy for long before it listens
                 worker.kill()

@@ -78,7 +78,9 @@ class SlurmWorker:
                 self.messages(0)
         return self._started and self._death is None and not self._taken and not self._place.leaving
 
-    def wait_until_ready(self, say: Callable[[str], None], better: Callable[[], bool]) -> None:
+    def wait_until_ready(
+        self, say: Callable[[str], None], better: Callable[[], bool], show: Callable[[str], None]
+    ) -> None:
         try:
             self._wait_for_place(say, better)
             with self._lock:
@@ -88,7 +90,7 @@ class SlurmWorker:
                 self._place.processes += 1
                 self._started = True
                 self._post("start")
-            wait_for_greeting(self.messages, say)
+            wait_for_greeting(self.messages, show)
         except EOFError:
             if self._withdrawn:
                 raise Withdrawn from None

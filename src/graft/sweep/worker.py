@@ -68,7 +68,7 @@ class Worker:
         self._inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._session: Any = None
         self._stop_asked = False
-        self._busy = False  # from a job's arrival until its answer is sent
+        self._busy = False  # from a job's arrival until its answer is sent, and while it initializes
         self._ends_with_job = False
 
     def prepare(self, application: bytes) -> None:
@@ -105,9 +105,10 @@ class Worker:
         while not (message := self._inbox.get()).startswith(QUIT):
             self._busy = True
             answer = self._run(message[len(JOB) :])
-            self.send({"kind": "answer", **answer, "last": self._ends_with_job})
+            last = self._ends_with_job
+            self.send({"kind": "answer", **answer, "last": last})
             self._busy = False
-            if self._ends_with_job:
+            if last:
                 return
 
     def _has_initialized(self, initialize: Callable[[], None]) -> bool:

@@ -103,10 +103,14 @@ class Worker(Protocol):
 
     @property
     def alive(self) -> bool:
-        """Whether it can be sent a job, as far as is known. Asked only between jobs."""
+        """Whether it can be sent a job, as far as is known. Asked only between jobs, and of one that started early."""
 
-    def wait_until_ready(self, say: Callable[[str], None], better: Callable[[], bool]) -> None:
-        """Returns when the worker can be sent a job; `say` takes what the user should know meanwhile.
+    def wait_until_ready(
+        self, say: Callable[[str], None], better: Callable[[], bool], show: Callable[[str], None]
+    ) -> None:
+        """Returns when the worker can be sent a job.
+
+        `say` takes what the user should know meanwhile, `show` what is printed by `graft.trial.initializer`.
 
         Raises:
             NotYet: if it waits for a place, and `better` says that somebody else has one. May be called again.
