@@ -28,7 +28,7 @@ from graft.sweep.opening import open_sweep
 from graft.sweep.options import SweepOptions
 from graft.sweep.outcome import Outcome, State
 from graft.sweep.overrides import read_space
-from graft.sweep.storage import open_storage
+from graft.sweep.storage import file_of, open_storage
 from graft.sweep.study import SweepStudy
 from graft.tracking import mlflow_recorder
 from graft.tracking.local_record import LocalRecord
@@ -61,7 +61,7 @@ def sweep_on(storage: str) -> Iterator[SweepStudy]:
             space=read_space([f"x=range({TRIALS})"], {}, n_trials=None, config_loader=None),  # type: ignore[arg-type]
             options=SweepOptions.check(options),
             identity=Identity({"x": "all"}),
-            directory=Path("/nowhere"),
+            directory=(file_of(storage) or Path(storage)).parent / "sweep",
         )
     finally:
         close(storage)
