@@ -19,6 +19,8 @@ from optuna.trial import FrozenTrial
 
 from graft.cluster.postgresql import program_folders
 
+ATTEMPTS = 10
+
 
 class PostgresServer:
     """A server in `folder`, on a socket in it. It runs once made.
@@ -50,11 +52,21 @@ class PostgresServer:
     def _data(self) -> Path:
         return self._folder / "data"
 
+    @property
+    def _log(self) -> Path:
+        return self._folder / "log"
+
     def start(self) -> None:
-        """Returns when the server takes connections."""
+        """Returns when the server takes connections. One that refuses to start is asked again, as a system would."""
+        for _ in range(ATTEMPTS - 1):
+            if self._has_started():
+                return
+            time.sleep(0.5)
+        assert self._has_started(), f"PostgreSQL did not start:\n{self._log.read_text()[-4000:]}"
+
+    def _has_started(self) -> bool:
         options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={self._folder}", "-c", "fsync=off"]
-        log = self._folder / "log"
-        with log.open("ab") as file:
+        with self._log.open("ab") as file:
             self._server = subprocess.Popen(
                 [*self._as_user, self._programs / "postgres", "-D", self._data, *options],
                 stdout=file,
@@ -62,12 +74,12 @@ class PostgresServer:
             )
         import psycopg  # not at the top, for the conftest of every sweep's test reads this file
 
-        while True:
-            assert self._server.poll() is None, f"PostgreSQL did not start:\n{log.read_text()[-2000:]}"
+        while self._server.poll() is None:
             with contextlib.suppress(psycopg.OperationalError):
                 self.query("SELECT 1")
-                return
+                return True
             time.sleep(0.05)
+        return False
 
     def stop(self, *, immediate: bool = False) -> None:
         """Ends all connections and the server; immediate is as after a crash, with recovery at the next start."""
