@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from tests.loop.laboratory import Laboratory, curve
 
+import graft.run
 from graft.errors import FailedTrial
 from graft.loop.checkpoints import close
 from graft.loop.result import TrainResult, best_epoch
@@ -200,6 +201,18 @@ def test_a_run_that_is_closed_leaves_its_best_and_its_history_and_no_state(lab: 
     left = sum(file.stat().st_size for file in (lab.folder / "over/checkpoints/closed").iterdir())
     assert left < 0.5 * (lab.folder / f"over/checkpoints/best/ckpt-{first.best_epoch}.{DATA}").stat().st_size
     again, recorder = lab.run(folder="over")  # as after a controller that died before it heard of the end
+    assert_same(again, first)
+    assert_nothing_is_trained_again(recorder, first)
+
+
+def test_a_recorded_run_does_not_fail_where_the_room_of_its_state_cannot_be_freed(
+    lab: Laboratory, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, _ = lab.run(folder="over")
+    (lab.folder / "over/checkpoints/closed").write_text("in the way")
+    graft.run._close(lab.folder / "over", first.history)
+    assert f"The latest checkpoints in {lab.folder / 'over'} stay" in caplog.text
+    again, recorder = lab.run(folder="over")
     assert_same(again, first)
     assert_nothing_is_trained_again(recorder, first)
 
