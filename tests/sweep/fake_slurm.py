@@ -73,6 +73,10 @@ class FakeSlurm:
         """Refuses so many of the next submissions."""
         (self._folder / "refuse").write_text(str(times))
 
+    def cancel_slowly(self, seconds: float) -> None:
+        """How long scancel takes before it does anything."""
+        (self._folder / "slow").write_text(str(seconds))
+
     def cancel(self, job: str) -> None:
         change(self._folder / "jobs" / f"{job}.json", cancelled=True)
 
@@ -220,6 +224,8 @@ def free_node(folder: Path, path: Path) -> Iterator[str | None]:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     continue
+                if read(path).get("cancelled"):  # as Slurm has it, whose queue knows of it before a node is free
+                    break
                 yield f"node{index}"
                 return
         time.sleep(0.05)
@@ -263,6 +269,7 @@ def main() -> None:
         case "squeue":
             squeue(folder)
         case "scancel":
+            time.sleep(float((folder / "slow").read_text()) if (folder / "slow").exists() else 0)
             change(folder / "jobs" / f"{arguments[0]}.json", cancelled=True)
         case "scontrol":
             assert arguments[0] == "requeue"

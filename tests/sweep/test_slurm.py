@@ -215,6 +215,7 @@ def test_a_job_that_hears_nothing_of_the_command_ends_by_itself(on_slurm: App, s
 
 
 def test_ctrl_c_ends_running_trials_and_takes_waiting_jobs_out_of_the_queue(on_slurm: App, slurm: FakeSlurm) -> None:
+    slurm.cancel_slowly(0.5)  # the running jobs could end meanwhile, and leave their nodes to the waiting one
     # As in a terminal, where Ctrl-C reaches all processes of the command.
     running = subprocess.Popen(
         on_slurm.command("x=range(4)", "steps=1000", "seconds=0.05", "hydra.launcher.slots=3"),
@@ -228,8 +229,12 @@ def test_ctrl_c_ends_running_trials_and_takes_waiting_jobs_out_of_the_queue(on_s
     assert running.returncode == 130, err
     assert [trial.state for trial in on_slurm.study().trials] == [TrialState.WAITING] * 4
     assert "Traceback" not in err
-    wait_for(lambda: all(job["state"] != "PENDING" for job in slurm.jobs().values()))
-    assert [job["state"] for job in slurm.jobs().values()] == ["COMPLETED", "COMPLETED", "CANCELLED"]
+    wait_for(lambda: not {job["state"] for job in slurm.jobs().values()} & {"PENDING", "RUNNING"})
+    assert [(job["state"], job["starts"]) for job in slurm.jobs().values()] == [
+        ("COMPLETED", 1),
+        ("COMPLETED", 1),
+        ("CANCELLED", 0),
+    ]
 
 
 def test_a_waiting_job_says_so(on_slurm: App, slurm: FakeSlurm) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,11 +203,10 @@ class SlurmWorkers:
         return failures >= TRIES_LATER and not any(place.tenancy for place in others)
 
     def close(self) -> None:
-        ending = [threading.Thread(target=place.end) for place in self._places.values()]
-        for thread in ending:
-            thread.start()
-        for thread in ending:
-            thread.join()
+        places = list(self._places.values())
+        # Those that wait first, or one of them would begin on a node that another leaves.
+        end_all([place for place in places if place.tenancy is None])
+        end_all([place for place in places if place.tenancy is not None])
         self._places.clear()
         self._ended.set()
         if self._queue is not None:
@@ -239,3 +238,12 @@ class SlurmWorkers:
         while not self._ended.wait(self._options.lost_after / BEATS):
             for place in list(self._places.values()):
                 place.beat()
+
+
+def end_all(places: Sequence[Place]) -> None:
+    """Ends jobs at once; returns when all of them have ended, or do not answer."""
+    ending = [threading.Thread(target=place.end) for place in places]
+    for thread in ending:
+        thread.start()
+    for thread in ending:
+        thread.join()
