@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from graft.config import TrackingConfig
-from graft.tracking import logged_model
+from graft.tracking import best_model, logged_model
 from graft.tracking.mlflow_store import open_store
 
 
@@ -32,3 +37,31 @@ def test_ctrl_c_stays_one_though_the_store_is_gone(
     monkeypatch.setattr(MlflowClient, "finalize_logged_model", gone)
     with pytest.raises(KeyboardInterrupt):
         logged_model.log(store, run.info.run_id, tmp_path / "model")
+
+
+def test_ctrl_c_while_the_process_starts_that_logs_it_ends_that_process(
+    tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "mlflow.db").write_bytes(migrated.read_bytes())
+    tracking = TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db", artifacts=str(tmp_path), experiment="test")
+    store = open_store(tracking)
+    run = store.client.create_run(store.experiment_id)
+    started = []
+
+    class Starting(subprocess.Popen[str]):
+        def __init__(self, command: list[str], **settings: Any) -> None:
+            assert "log-model" in command
+            super().__init__([sys.executable, "-c", "import time; time.sleep(600)"], **settings)
+            started.append(self)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(best_model.subprocess, "Popen", Starting)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with caplog.at_level(logging.WARNING):
+            best_model.log_best_model(store, tracking, run.info.run_id)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "could not be logged (interrupted). To log it: " in caplog.text
+    (process,) = started
+    assert process.returncode is not None, "it goes on, and nobody knows of it"

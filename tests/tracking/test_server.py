@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -35,7 +37,7 @@ from graft.interruption import Interruption
 from graft.paths import CHECKOUT
 from graft.sweep.observer import SweepEnded, SweepStarted, TrialEnded
 from graft.tracking import delivery, mlflow_recorder
-from graft.tracking.local_record import LocalRecord
+from graft.tracking.local_record import LocalRecord, waiting_records
 from graft.tracking.mlflow_recorder import MlflowRecorder
 from graft.tracking.mlflow_store import open_store
 from graft.tracking.mlflow_sweep import MlflowSweep
@@ -48,6 +50,12 @@ TAGS = {"graft.kind": "single"}
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of a run does not wait for the server."""
     monkeypatch.setattr(mlflow_recorder, "PATIENCE_SECONDS", 0.0)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a run waits for as long as it takes, however busy the machine is."""
+    monkeypatch.setattr(mlflow_recorder, "PATIENCE_SECONDS", 240.0)
 
 
 @pytest.fixture
@@ -119,6 +127,7 @@ def wait_for_no_sender() -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_server_that_is_gone_for_a_while_misses_nothing(
     server: MlflowServer,
     experiment: str,
@@ -132,9 +141,10 @@ def test_a_server_that_is_gone_for_a_while_misses_nothing(
     for number in range(3):
         epoch(recorder, number)
     line.down()
-    said_at = time.time()
     for number in range(3, 12):
+        before = time.time()
         epoch(recorder, number)
+    after = time.time()
     (folder / "config.yaml").write_text("seed: 7")
     recorder.log_artifact(folder / "config.yaml")
     time.sleep(1.5)  # long enough to be found gone
@@ -148,7 +158,7 @@ def test_a_server_that_is_gone_for_a_while_misses_nothing(
     assert reasons in (["connection refused"], ["the connection broke"])
     assert caplog.text.count("has the whole record again") == 1
     last = server.client.get_metric_history(run.info.run_id, "val_accuracy")[-1]
-    assert abs(last.timestamp / 1000 - said_at) < 1, "a point has the time at which it was said"
+    assert int(1000 * before) <= last.timestamp <= 1000 * after, "a point has the time at which it was said"
 
 
 def test_a_run_may_begin_and_end_while_the_server_is_gone_and_is_sent_later(
@@ -195,6 +205,8 @@ def test_what_is_sent_can_go_elsewhere(
     epoch(recorder, 0)
     while (history := points(server, only_run(server, experiment))) != expected(1):
         assert history == []
+    while LocalRecord(folder).waiting:  # until it has heard so itself
+        time.sleep(0.02)
     line.down()
     epoch(recorder, 1)
     recorder.close("complete")
@@ -211,6 +223,7 @@ def test_what_is_sent_can_go_elsewhere(
     assert [(point.step, point.value) for point in history] == expected(2), "what the other one has is not left out"
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize(("lost", "times"), [("runs/create", 1), ("runs/log-batch", 4), ("runs/update", 1)])
 def test_an_answer_that_gets_lost_records_nothing_twice(
     server: MlflowServer, experiment: str, line: Line, tracking: TrackingConfig, folder: Path, lost: str, times: int
@@ -376,6 +389,26 @@ def test_what_fails_for_another_reason_does_not_keep_what_was_said_before_it(
     assert (status, "1 still wait" in told) == (1, True), told
     history = MlflowClient(in_sqlite.uri).get_metric_history(str(recorder.run_id), "val_accuracy")
     assert [point.step for point in history] == [0, 1]
+
+
+def test_what_waits_is_found_beside_runs_that_remove_folders(in_sqlite: TrackingConfig, folder: Path) -> None:
+    LocalRecord(folder).say("tags", {"tags": {}})
+    over = threading.Event()
+
+    def train() -> None:
+        for number in itertools.count():
+            if over.is_set():
+                return
+            (folder.parent / f"two/{number % 7}/checkpoints/latest").mkdir(parents=True)
+            shutil.rmtree(folder.parent / f"two/{number % 7}")
+
+    training = threading.Thread(target=train)
+    training.start()
+    try:
+        assert all(waiting_records() == [folder] for _ in range(300))
+    finally:
+        over.set()
+        training.join()
 
 
 def test_what_was_sent_elsewhere_is_still_sent_home(
@@ -561,7 +594,7 @@ def test_a_sweep_goes_on_without_its_server(
         time.sleep(0.2)
     line.down()
     # Another trial begins and ends without it.
-    while len(list((home / "mlruns").rglob("checkpoints/best/*.index"))) < 3:
+    while len(list((home / "mlruns").glob("sweeps/*/*/*/checkpoints/best/*.index"))) < 3:
         assert training.running(), training.errors
         time.sleep(0.2)
     line.up()

@@ -10,6 +10,7 @@ import sys
 
 from graft.again import log_model_command
 from graft.config import TrackingConfig
+from graft.interruption import Interruption, undisturbed
 from graft.tracking import logged_model
 from graft.tracking.mlflow_store import Store
 
@@ -51,18 +52,22 @@ def _in_a_process(words: list[str]) -> str:
     command = [sys.executable, "-m", "graft.cli", *words]
     # No GPU: the workers still hold its memory. A session of its own: Ctrl-C reaches it through here alone.
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-    process = subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,
-    )
+    process: subprocess.Popen[str] | None = None
     try:
+        with Interruption(), undisturbed():  # a Ctrl-C while it starts would leave it behind, unknown
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+            )
         printed, errors = process.communicate(timeout=PATIENCE_SECONDS)
     except BaseException:
+        if process is None:
+            raise
         process.send_signal(signal.SIGINT)  # it marks what it began as failed
         try:
             process.communicate(timeout=CLEANING_SECONDS)

@@ -175,7 +175,9 @@ def waiting_records(folders: Sequence[Path] = ()) -> list[Path]:
     """
     if gone := [folder for folder in folders if not folder.is_dir()]:
         raise ConfigError([f"{folder}: there is no such folder" for folder in gone])
-    found = {record for root in folders or [records() / "runs", records() / "sweeps"] for record in root.rglob(NAME)}
+    roots = folders or [records() / "runs", records() / "sweeps"]
+    # Not rglob: a run that trains meanwhile removes folders.
+    found = {Path(folder) / NAME for root in roots for folder, _, names in os.walk(root) if NAME in names}
     return sorted(record.parent for record in found if is_waiting(record))
 
 
