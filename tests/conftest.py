@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hypothesis import given, settings, strategies
+from hypothesis import HealthCheck, given, settings, strategies
 from omegaconf import DictConfig
 
 from graft.config import Config, from_hydra
@@ -26,6 +26,11 @@ def pytest_collection_finish() -> None:
     """What the tests import stays. Graft looks for garbage with every model that it forgets: most of a second else."""
     _one_example()
     gc.freeze()
+
+
+# An example may meet a busy machine, and what fails should fail again.
+settings.register_profile("graft", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("graft")
 
 
 @settings(max_examples=1, database=None)

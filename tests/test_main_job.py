@@ -217,14 +217,19 @@ def test_the_runs_page_shows_the_trials_under_their_sweep(sweep: Sweep, ui: str,
     parent, children = sweep.parent.info.run_name, {run.info.run_name for run in sweep.children}
     with chromium(tmp_path) as browser:
         browser.get(f"{ui}/#/experiments/{sweep.parent.info.experiment_id}/runs")
-        (row,) = wait_for(browser, lambda page: rows_of_runs(page, {parent}), "the sweep")
+        wait_for(browser, lambda page: rows_of_runs(page, {parent}), "the sweep")
         assert not rows_of_runs(browser, children), "they are shown before the sweep is unfolded"
-        row.find_element("css selector", "button").click()
+        wait_for(browser, lambda page: unfolded(page, parent), "the sweep's button")
         shown = wait_for(
-            browser, lambda page: len(rows := rows_of_runs(page, {parent, *children})) == 3 and rows, "its trials"
+            browser,
+            lambda page: (
+                len(rows := rows_of_runs(page, {parent, *children})) == 3
+                and [(name_in(row), row.find_element("css selector", "a").location["x"]) for row in rows]
+            ),
+            "its trials",
         )
-        assert name_in(shown[0]) == parent
-        indents = [each.find_element("css selector", "a").location["x"] for each in shown]
+        assert shown[0][0] == parent
+        indents = [indent for _, indent in shown]
         assert indents[0] <= indents[1] == indents[2]
 
 
@@ -232,6 +237,13 @@ def rows_of_runs(browser: Browser, names: set[str]) -> list[WebElement]:
     """The cells with these runs' names, from the top of the page down."""
     cells = browser.find_elements("css selector", "[role=gridcell][col-id='attributes.`Run Name`']")
     return sorted((cell for cell in cells if name_in(cell) in names), key=lambda cell: cell.location["y"])
+
+
+def unfolded(browser: Browser, name: str) -> bool:
+    """Whether the run's trials were unfolded by a click, in a page that may draw itself anew at any moment."""
+    (row,) = rows_of_runs(browser, {name})
+    row.find_element("css selector", "button").click()
+    return True
 
 
 def name_in(cell: WebElement) -> str:
@@ -257,8 +269,8 @@ def test_the_links_of_the_report_open(sweep: Sweep, ui: str, tmp_path: Path) -> 
         opened = {text: str(link).replace("http://127.0.0.1:5000", ui) for text, link in links.items()}
         for run in sweep.children:
             browser.get(opened.pop(run.data.tags["graft.trial"]))
-            wait_for(browser, lambda page, name=run.info.run_name: name in text_of(page), "the trial's page")
-            assert run.info.run_id in text_of(browser)
+            for shown in (run.info.run_name, run.info.run_id):
+                wait_for(browser, lambda page, shown=shown: shown in text_of(page), f"{shown} on the trial's page")
         (page,) = opened.values()
         browser.get(page)
         assert wait_for(browser, lambda page: len(found := curves(page)) == 2 and found, "two curves")

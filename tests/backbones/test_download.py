@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,9 +118,11 @@ def test_a_file_that_never_comes_whole_is_given_up(server: Server, tmp_path: Pat
 
 def test_a_silent_server_is_given_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "SECONDS_OF_SILENCE", 0.1)
-    address = server.serve("/m", lambda handler: time.sleep(0.5))
+    over = threading.Event()
+    address = server.serve("/m", lambda handler: over.wait(240))
     with pytest.raises(download.Unreachable, match=r"silent for 0\.1 s"):
         fetched(address, tmp_path)
+    over.set()
 
 
 def test_a_slow_server_is_waited_for(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

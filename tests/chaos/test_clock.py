@@ -81,10 +81,13 @@ def test_a_controller_that_joins_after_the_clock_was_set_takes_no_other_for_dead
     steps: App, clock: Clock, ahead: float
 ) -> None:
     with injected("the clock set between the starts of two controllers of one sweep") as fault:
-        first = steps.start(*command(1.5))  # which is at work still when the other one has started
-        wait_for(lambda: bool(notes(steps, "step")))
+        (steps.folder / "hold").touch()  # so that the first leaves trials for the other one, however late that is
+        first = steps.start(*command())
+        wait_for(lambda: len(notes(steps, "start")) == 2)
         clock.set(ahead)
-        second = steps.start(*command(1.5))
+        second = steps.start(*command())
+        wait_for(lambda: len(notes(steps, "start")) > 2)
+        (steps.folder / "hold").unlink()
         for each in (first, second):
             out, err = each.communicate(timeout=240)
             assert each.returncode == 0, err

@@ -7,16 +7,21 @@ import time
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
 from tests.chaos.ledger import Doubled, chance, injected
 from tests.chaos.test_kills import TRIALS, command
 from tests.sweep.apps import LONG, App, assert_nothing_lost_or_doubled, notes, wait_for
 from tests.sweep.postgres_server import PostgresServer
 from tests.tracking.mlflow_server import MlflowServer
 
+from graft.tracking import mlflow_recorder
 from graft.tracking.mlflow_recorder import MlflowRecorder
 
 
-def test_the_tracking_server_killed_while_runs_are_recorded(home: Path, server: MlflowServer) -> None:
+def test_the_tracking_server_killed_while_runs_are_recorded(
+    home: Path, server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_recorder, "PATIENCE_SECONDS", 240.0)  # a server takes long to start on a busy machine
     moments, experiment = chance("tracking server"), f"chaos-{uuid4().hex}"
     runs, epochs, kills = (4, 60, 8) if LONG else (2, 15, 1)
     server.client.create_experiment(experiment)

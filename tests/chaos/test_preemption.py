@@ -24,8 +24,11 @@ def test_sweeps_that_are_preempted_end_in_time_and_go_on(steps: App) -> None:
         with injected("SIGTERM to all processes of a sweep, and ten seconds of grace") as fault:
             running = at_work(steps, *command(0.3))
             time.sleep(moments.uniform(0, 1.5))
-            processes = [psutil.Process(running.pid), *psutil.Process(running.pid).children(recursive=True)]
             struck = running.poll() is None
+            processes = []
+            with contextlib.suppress(psutil.NoSuchProcess):
+                controller = psutil.Process(running.pid)
+                processes = [controller, *controller.children(recursive=True)]
             for process in processes:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.send_signal(signal.SIGTERM)

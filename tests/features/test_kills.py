@@ -62,7 +62,7 @@ def test_a_writer_killed_at_a_random_moment_leaves_all_or_nothing(home: Path) ->
         writer.start()
         folder = home / "mlruns" / "cache" / "features" / f"store{number}"
         while not folder.exists():
-            assert writer.is_alive()
+            assert writer.is_alive() or folder.exists()
             time.sleep(0.001)
         time.sleep(moments.uniform(0, 1.6 * whole))
         writer.kill()

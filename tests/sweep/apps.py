@@ -139,7 +139,9 @@ STEPS_APP = """
         begin = int(checkpoint.read_text()) if checkpoint.exists() else 0
         note(["start", now.number, now.attempt, begin])
         for step in range(begin, config.steps):
-            time.sleep(config.seconds)
+            while os.path.exists("hold"):
+                time.sleep(0.02)
+            time.sleep(0.005 if os.path.exists("hurry") else config.seconds)
             part = checkpoint.with_suffix(".part")
             part.write_text(str(step + 1))
             part.rename(checkpoint)
@@ -160,6 +162,8 @@ STEPS_APP = """
         main()
 """
 
+# A file "hold" keeps trials from taking their next step until a test has seen what it waits for, however slow the
+# machine is; with "hurry" the rest takes no time.
 STEPS_CONFIG = "x: 0\ny: 0.0\nsteps: 3\nseconds: 0.02\ndie_at: -1\npassword: one\n"
 
 
@@ -183,12 +187,23 @@ def notes(app: App, kind: str) -> list[list[int]]:
     return [note[1:] for note in map(json.loads, app.lines()) if note[0] == kind]
 
 
-def wait_for(condition: Callable[[], bool], *, seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], *, seconds: float = 240, every: float = 0.01) -> None:
     """Waits until `condition` holds. The limit is only there to end a test that would hang."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.01)
+        time.sleep(every)
+
+
+def read_until(running: subprocess.Popen[str], said: str) -> str:
+    """What a sweep prints up to the line with `said`, after which it has to be silent for a while."""
+    assert running.stdout is not None
+    printed = ""
+    for line in iter(running.stdout.readline, ""):
+        printed += line
+        if said in line:
+            return printed
+    raise AssertionError(f"{said!r} was never said: {printed}")
 
 
 def assert_nothing_lost_or_doubled(app: App, trials: int) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
-KILL_WAIT_SECONDS = 12
+KILL_WAIT_SECONDS = 30
 
 
 class FakeSlurm:
@@ -82,7 +82,7 @@ class FakeSlurm:
 
     def lose_node(self, job: str, *, requeued: bool) -> None:
         """A power failure; with Slurm's JobRequeue the job waits for another node."""
-        change(self._folder / "jobs" / f"{job}.json", requeued=requeued)
+        change(self._folder / "jobs" / f"{job}.json", requeued=requeued, lost=True)
         for process in [*self._tasks(job), *self._workers(job)]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -159,10 +159,10 @@ def daemon(folder: Path, number: str) -> None:
     path = folder / "jobs" / f"{number}.json"
     while True:
         with free_node(folder, path) as node:
-            job = change(path, state="RUNNING", requeued=False, preempted=False, node=node) if node else read(path)
             if node is None:
                 change(path, state="CANCELLED")
                 return
+            job = change(path, state="RUNNING", requeued=False, preempted=False, lost=False, node=node)
             output = job["options"]["output"].replace("%j", number)
             with open(output, "ab") as log:
                 script = subprocess.Popen(
@@ -185,13 +185,15 @@ def watch(path: Path, script: subprocess.Popen[bytes]) -> None:
     """Until it ends; it is told to where somebody cancels, requeues or preempts it, and killed later."""
     told: float | None = None
     while script.poll() is None:
+        time.sleep(0.05)
         job = read(path)
+        if job.get("lost"):
+            continue  # nobody is there to be told
         if told is None and (job.get("cancelled") or job.get("requeued") or job.get("preempted")):
             told = time.monotonic()
             signal_all(script.pid, signal.SIGTERM)
         if told is not None and time.monotonic() - told > KILL_WAIT_SECONDS:
             signal_all(script.pid, signal.SIGKILL)
-        time.sleep(0.05)
 
 
 def signal_all(pid: int, number: int) -> None:
@@ -218,6 +220,10 @@ def tasks_of(pid: int) -> list[psutil.Process]:
 def free_node(folder: Path, path: Path) -> Iterator[str | None]:
     """A node, once one is free; None if the job was cancelled before."""
     while not read(path).get("cancelled"):
+        time.sleep(0.05)
+        before = [other for other in path.parent.iterdir() if number_of(other) < number_of(path)]
+        if any(read(other)["state"] == "PENDING" for other in before):
+            continue
         for index in range(int((folder / "nodes").read_text())):
             with (folder / f"node{index}.lock").open("w") as lock:
                 try:
@@ -228,7 +234,6 @@ def free_node(folder: Path, path: Path) -> Iterator[str | None]:
                     break
                 yield f"node{index}"
                 return
-        time.sleep(0.05)
     yield None
 
 

@@ -51,7 +51,7 @@ class RayNodes:
         with self._process:
             assert self._process.stdin is not None
             self._process.stdin.close()
-            self._process.wait(60)
+            self._process.wait(240)
 
     def _tell(self, command: dict[str, Any]) -> str:
         assert self._process.stdin is not None

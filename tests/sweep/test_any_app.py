@@ -117,7 +117,7 @@ def test_failures_of_every_kind_leave_the_others_alone(make_app: Callable[[str],
     (app.folder / "config.yaml").write_text("how: fine\nn: 0\n")
     done = app.run(
         "how=fine,naan,exception,exit,abort,text,never,diverged,a,b,c,d",
-        "hydra.sweeper.trial_timeout=3",
+        "hydra.sweeper.trial_timeout=10",
         "hydra.sweeper.max_retries=1",
         "hydra.launcher.slots=2",
     )

@@ -11,7 +11,16 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError, ProgrammingError
-from tests.sweep.apps import LONG, STEPS_APP, App, assert_nothing_lost_or_doubled, notes, steps_app, wait_for
+from tests.sweep.apps import (
+    LONG,
+    STEPS_APP,
+    App,
+    assert_nothing_lost_or_doubled,
+    notes,
+    read_until,
+    steps_app,
+    wait_for,
+)
 from tests.sweep.postgres_server import PostgresServer
 
 from graft.sweep import database
@@ -39,21 +48,22 @@ def test_postgresql_restarted_in_the_middle_the_sweep_waits_and_goes_on(
     on_postgres: App, postgres: PostgresServer, immediate: bool
 ) -> None:
     name = f"restart-{immediate}"
-    running = on_postgres.start("x=range(6)", "steps=25", "seconds=0.1", "hydra.launcher.slots=2", f"{NAME}={name}")
+    running = on_postgres.start("x=range(6)", "steps=100", "seconds=0.1", "hydra.launcher.slots=2", f"{NAME}={name}")
     wait_for(lambda: len(notes(on_postgres, "step")) >= 8)
     postgres.stop(immediate=immediate)
     try:
         # What runs goes on, and is over before the database is back.
+        (on_postgres.folder / "hurry").touch()
         wait_for(lambda: len(notes(on_postgres, "end")) >= 2)
-        time.sleep(2)
+        time.sleep(4)
         assert len(notes(on_postgres, "start")) == 2
     finally:
         postgres.start()
-    out, err = running.communicate(timeout=120)
+    out, err = running.communicate(timeout=240)
     assert running.returncode == 0, err
     assert out.count("The study's database does not answer (") == 1, out
     assert out.count("The study's database answers again after ") == 1
-    assert_all_complete(postgres, name, 6, 25)
+    assert_all_complete(postgres, name, 6, 100)
     assert_nothing_lost_or_doubled(on_postgres, 6)
     assert all("graft.attempt" not in trial.user_attrs for trial in postgres.trials(name))
 
@@ -154,14 +164,14 @@ def test_ctrl_c_twice_ends_a_sweep_that_waits_and_the_same_command_goes_on(
         time.sleep(1)
         running.send_signal(signal.SIGINT)
         # It is told to the trials, which end at their next step; that they did cannot be recorded.
+        read_until(running, "Press Ctrl-C again")
         wait_for(lambda: len(notes(on_postgres, "step")) == len(_after(on_postgres, 0.5)))
         assert running.poll() is None
         running.send_signal(signal.SIGINT)
-        out, err = running.communicate(timeout=60)
+        out, err = running.communicate(timeout=240)
     finally:
         postgres.start()
     assert running.returncode == 130, err
-    assert "Press Ctrl-C again" in out
     assert "To go on:\n  python app.py -m hydra/sweeper=graft" in out
     assert "was interrupted while its database did not answer" in err
     assert "Traceback" not in err
@@ -183,7 +193,7 @@ def test_a_database_that_refuses_ends_the_sweep_with_words(on_postgres: App, pos
     wait_for(lambda: len(notes(on_postgres, "step")) >= 2)
     postgres.query("ALTER TABLE trials RENAME TO gone")
     try:
-        out, err = running.communicate(timeout=60)
+        out, err = running.communicate(timeout=240)
     finally:
         postgres.query("ALTER TABLE gone RENAME TO trials")
     assert running.returncode == 1, err

@@ -92,12 +92,14 @@ def three_hosts_one_dies(app: App, server: PostgresServer, study: str, trials: i
     command = [f"x=range({trials})", f"steps={steps}", "seconds=0.1", "hydra.launcher.slots=2", f"{NAME}={study}"]
     with controllers(app, {"first": "one", "second": "two", "third": "three"}, *command) as running:
         wait_for(lambda: bool(notes(app, "end")))
-        wait_for(lambda: len(set(owners(server.trials(study), TrialState.COMPLETE).values())) == 3)
+        wait_for(lambda: len(set(owners(server.trials(study), TrialState.COMPLETE).values())) == 3, every=0.3)
         # The whole host, with its controller and all workers.
         host = processes_of(running["second"])
         host[0].kill()
         psutil.wait_procs(host, timeout=30)
         left = len(notes(app, "start"))
+        ended = {number for number, *_ in notes(app, "end")}
+        (app.folder / "hurry").touch()
         outs = {name: running[name].communicate(timeout=500) for name in ("first", "third")}
         for name, (out, err) in outs.items():
             assert running[name].returncode == 0, err
@@ -113,13 +115,12 @@ def three_hosts_one_dies(app: App, server: PostgresServer, study: str, trials: i
     # The last step may have been kept, and not yet noted.
     assert all(begin - made[number, 0] in (0, 1) for number, _, begin in again)
     # One that the dead controller had not yet recorded when it ended has nothing left to do, and ends again.
-    ended_before = sum(begin == steps for *_, begin in again)
-    assert len(notes(app, "end")) == trials + ended_before
+    assert len(notes(app, "end")) == trials + sum(number in ended for number, *_ in again)
     assert len(set(owners(found, TrialState.COMPLETE).values())) == 3
 
 
 def test_three_hosts_share_a_sweep_and_one_of_them_dies(quick: App, postgres: PostgresServer) -> None:
-    three_hosts_one_dies(quick, postgres, "three", trials=30, steps=8)
+    three_hosts_one_dies(quick, postgres, "three", trials=60, steps=8)
 
 
 @pytest.mark.skipif(not LONG, reason="takes minutes, for it waits until a silent controller counts as dead")
@@ -130,7 +131,10 @@ def test_three_hosts_share_a_sweep_and_one_of_them_dies_in_real_time(patient: Ap
 def test_of_three_controllers_on_one_host_one_dies(patient: App, postgres: PostgresServer) -> None:
     patient.storage = postgres.url
     command = ["x=range(12)", "steps=8", "seconds=0.1", f"{NAME}=one-host"]
+    (patient.folder / "hold").touch()
     with controllers(patient, {"first": None, "second": None, "third": None}, *command) as running:
+        wait_for(lambda: len(notes(patient, "start")) == 3)
+        (patient.folder / "hold").unlink()
         wait_for(lambda: len({pid for *_, pid in notes(patient, "step")}) == 3)
         running["second"].kill()
         outs = {name: running[name].communicate(timeout=200) for name in ("first", "third")}
@@ -147,7 +151,7 @@ def test_a_controller_that_was_suspended_leaves_its_trials_to_who_took_them_over
 ) -> None:
     quick.storage = postgres.url
     study = f"suspended-{stopped}"
-    command = ["x=range(4)", "steps=150", "seconds=0.1", "hydra.launcher.slots=2", f"{NAME}={study}"]
+    command = ["x=range(4)", "steps=1000", "seconds=0.1", "hydra.launcher.slots=2", f"{NAME}={study}"]
     with controllers(quick, {"first": "one"}, *command) as running:
         wait_for(lambda: len({number for number, *_ in notes(quick, "step")}) == 2)
         (silent,) = set(owners(postgres.trials(study), TrialState.RUNNING).values())
@@ -159,6 +163,7 @@ def test_a_controller_that_was_suspended_leaves_its_trials_to_who_took_them_over
             for process in suspended:
                 process.suspend()
             wait_for(lambda: len({number for number, attempt, *_ in notes(quick, "step") if attempt}) == 2)
+            (quick.folder / "hurry").touch()
             if stopped == "controller":
                 # Its workers find out by themselves, for they reach the study.
                 wait_for(lambda: {number for number, *_ in notes(quick, "end")} == set(range(4)), seconds=200)

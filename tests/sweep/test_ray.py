@@ -8,13 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
 from optuna.trial import TrialState
-from tests.sweep.apps import LONG, App, assert_nothing_lost_or_doubled, notes, runs, wait_for
+from tests.sweep.apps import LONG, App, assert_nothing_lost_or_doubled, notes, read_until, runs, wait_for
 from tests.sweep.ray_nodes import RayNodes, ray_nodes
 
 from graft.errors import ConfigError
@@ -54,15 +53,17 @@ def test_a_node_that_is_lost_twice_loses_no_trial(steps: App, three_nodes: tuple
     nodes, address = three_nodes
     trials = 60 if LONG else 24
     running = on(steps, nodes, address).start(
-        f"x=range({trials})", "steps=10", "seconds=0.15", "hydra.launcher.lost_after=3", "hydra.sweeper.study_name=s"
+        f"x=range({trials})", "steps=10", "seconds=0.15", "hydra.launcher.lost_after=10", "hydra.sweeper.study_name=s"
     )
 
     wait_for(lambda: len(notes(steps, "end")) >= 3, seconds=120)
     nodes.kill(2)
+    ended = {number for number, *_ in notes(steps, "end")}
     nodes.add(num_gpus=1)
     # The trial that was lost is taken up where it has a place: on the node that came back.
     wait_for(lambda: any(attempt for _, attempt, *_ in notes(steps, "step")), seconds=120)
     nodes.kill(2)
+    ended |= {number for number, *_ in notes(steps, "end")}
     nodes.add(num_gpus=1)
     out, err = running.communicate(timeout=240)
 
@@ -72,15 +73,17 @@ def test_a_node_that_is_lost_twice_loses_no_trial(steps: App, three_nodes: tuple
     found = steps.study().trials
     assert [(trial.state, trial.values) for trial in found] == [(TrialState.COMPLETE, [x]) for x in range(trials)]
     assert_nothing_lost_or_doubled(steps, trials)
-    assert len(notes(steps, "end")) == trials
+    # One may have come to its end without being heard of.
+    again = [(number, begin, attempt) for number, attempt, begin, _ in notes(steps, "start") if attempt]
+    assert len(notes(steps, "end")) == trials + sum(number in ended for number, *_ in again)
     # A node had one slot, so each time one trial was taken up again: where its checkpoint was.
     assert sum(trial.user_attrs.get("graft.deaths", 0) for trial in found) == 2
     assert sum(trial.user_attrs.get("graft.attempt", 0) for trial in found) == 2
     assert out.count("its process died (node lost)") == 2, out
-    again = [(number, begin, attempt) for number, attempt, begin, _ in notes(steps, "start") if attempt]
     steps_made = notes(steps, "step")
     for number, begin, attempt in again:
-        assert begin == sum(n == number and a < attempt for n, a, *_ in steps_made)
+        # The last step may have been kept, and not yet noted.
+        assert begin - sum(n == number and a < attempt for n, a, *_ in steps_made) in (0, 1)
     folders = {path.parent.parent for path in steps.folder.glob("multirun/*/*/*/checkpoint")}
     assert len(folders) == 1
 
@@ -95,11 +98,12 @@ def test_a_trial_that_kills_its_process_is_retried(on_one_node: App) -> None:
 
 
 def test_a_trial_outlives_its_actor(on_one_node: App) -> None:
-    running = on_one_node.start("x=1", "steps=30", "seconds=0.1", "hydra.launcher.slots=1")
+    running = on_one_node.start("x=1", "steps=400", "seconds=0.1", "hydra.launcher.slots=1")
     wait_for(lambda: bool(notes(on_one_node, "step")))
     *_, worker = notes(on_one_node, "step")[0]
     psutil.Process(worker).parent().kill()
-    out, err = running.communicate(timeout=120)
+    (on_one_node.folder / "hurry").touch()
+    out, err = running.communicate(timeout=240)
     assert running.returncode == 0, err
     assert "its process died (Ray actor died)" in out
     assert not runs(worker)
@@ -107,7 +111,7 @@ def test_a_trial_outlives_its_actor(on_one_node: App) -> None:
 
 
 def test_a_killed_controller_takes_its_workers_along_and_is_gone_on_with(on_one_node: App) -> None:
-    command = ["x=1,2,3,4", "steps=12", "seconds=0.1"]
+    command = ["x=1,2,3,4", "steps=400", "seconds=0.1"]
     first = on_one_node.start(*command)
     wait_for(lambda: len({pid for *_, pid in notes(on_one_node, "step")}) == 2)
     first.kill()
@@ -115,6 +119,7 @@ def test_a_killed_controller_takes_its_workers_along_and_is_gone_on_with(on_one_
     workers = {pid for *_, pid in notes(on_one_node, "step")}
     wait_for(lambda: not any(runs(pid) for pid in workers))
     assert not notes(on_one_node, "end")
+    (on_one_node.folder / "hurry").touch()
 
     done = on_one_node.run(*command)
     assert done.status == 0, done.err
@@ -124,14 +129,15 @@ def test_a_killed_controller_takes_its_workers_along_and_is_gone_on_with(on_one_
 
 
 def test_a_controller_that_is_cut_off_loses_its_workers_and_no_trial(on_one_node: App) -> None:
-    running = on_one_node.start("x=1,2", "steps=60", "seconds=0.1", "hydra.launcher.lost_after=1.5")
+    running = on_one_node.start("x=1,2", "steps=400", "seconds=0.1", "hydra.launcher.lost_after=5")
     wait_for(lambda: len({pid for *_, pid in notes(on_one_node, "step")}) == 2)
     running.send_signal(signal.SIGSTOP)
     workers = {pid for *_, pid in notes(on_one_node, "step")}
     wait_for(lambda: not any(runs(pid) for pid in workers))
     assert not notes(on_one_node, "end")
+    (on_one_node.folder / "hurry").touch()
     running.send_signal(signal.SIGCONT)
-    _, err = running.communicate(timeout=120)
+    _, err = running.communicate(timeout=240)
     assert running.returncode == 0, err
     assert [trial.user_attrs["graft.deaths"] for trial in on_one_node.study().trials] == [1, 1]
     assert_nothing_lost_or_doubled(on_one_node, 2)
@@ -141,7 +147,7 @@ def test_ctrl_c_ends_running_trials_and_those_that_wait_in_rays_queue(on_one_nod
     running = on_one_node.start("x=range(4)", "steps=1000", "seconds=0.05", "hydra.launcher.slots=3")
     wait_for(lambda: len({pid for *_, pid in notes(on_one_node, "step")}) == 2)
     running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=60)
+    out, err = running.communicate(timeout=240)
     assert running.returncode == 130, err
     assert "room for 2 now, the others wait in Ray's queue" in out
     assert [trial.state for trial in on_one_node.study().trials] == [TrialState.WAITING] * 4
@@ -265,9 +271,10 @@ def test_a_ray_of_its_own_keeps_off_the_network_and_ends_with_ctrl_c(make_app: C
     )
     wait_for(lambda: bool(app.lines()))
     os.killpg(running.pid, signal.SIGINT)
-    time.sleep(0.5)  # two at once would be one
+    printed = read_until(running, "Press Ctrl-C again")
     os.killpg(running.pid, signal.SIGINT)
-    out, err = running.communicate(timeout=60)
+    rest, err = running.communicate(timeout=240)
+    out = printed + rest
 
     assert running.returncode == 130, err
     assert "on Ray on this machine (1 node; 1 CPU a slot)" in out

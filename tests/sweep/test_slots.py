@@ -104,7 +104,10 @@ def test_a_worker_that_sends_its_output_elsewhere_is_waited_for(
     monkeypatch.setattr(process, "wait", wait)
     worker = process.Process(None, b"")
     try:
-        said = [line for _ in range(10) for line in worker.messages(0.2)]
+        said: list[Any] = []
+        while not said:
+            said += worker.messages(0.2)
+        said += [line for _ in range(5) for line in worker.messages(0.2)]
         assert said == ["begins"]
         assert looks[-1] == []
     finally:
@@ -173,7 +176,8 @@ DEVICE_APP = """
     def main(config):
         seen = os.environ["CUDA_VISIBLE_DEVICES"], os.environ["TF_FORCE_GPU_ALLOW_GROWTH"]
         note("begin", *seen)
-        time.sleep(0.5)
+        while sum("begin" in line for line in open("log")) < config.together:
+            time.sleep(0.02)
         note("end", *seen)
         return 0.0
 
@@ -192,7 +196,8 @@ def test_a_trial_sees_one_device_and_shares_it_only_if_asked_to(make_app: Callab
     app = make_app(DEVICE_APP)
     (app.folder / "pynvml.py").write_text(FAKE_NVML)
     del app.environment["CUDA_VISIBLE_DEVICES"]
-    done = app.run("+x=range(8)", f"hydra.launcher.slots_per_gpu={per_gpu}")
+    # As many as there is room for are at work at a time.
+    done = app.run("+x=range(8)", f"+together={4 * per_gpu}", f"hydra.launcher.slots_per_gpu={per_gpu}")
     assert done.status == 0, done.err
     on_device = dict.fromkeys((f"GPU-{n}" for n in range(4)), 0)
     most = dict(on_device)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from types import SimpleNamespace
 
 import pynvml
 import pytest
 
+from graft.tracking import system_metrics
 from graft.tracking.recorder import MemoryRecorder
 from graft.tracking.system_metrics import SystemMetricsRecorder
 
@@ -34,13 +34,16 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pynvml, name, value)
 
 
-def test_samples_are_numbered_on_and_lie_apart(recorder: MemoryRecorder) -> None:
-    sampler = SystemMetricsRecorder(recorder, first=3, every_seconds=0.05)
+def test_samples_are_numbered_on_and_lie_apart(recorder: MemoryRecorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(system_metrics, "time", SimpleNamespace(monotonic=lambda: now))
+    sampler = SystemMetricsRecorder(recorder, first=3, every_seconds=5)
     for number in range(20):
+        now += 0.2
         sampler.log_step({"loss": 1.0}, step=number, epoch=0, of=20)  # no time for a sample
     assert recorder.metrics == {}
     for number in range(2):
-        time.sleep(0.06)
+        now += 5
         sampler.log_metrics({"val_loss": 1.0}, step=number)
     sampler.close("complete")
     assert set(recorder.metrics["system/cpu_utilization_percentage"]) == {3, 4}
