@@ -6,6 +6,7 @@ for a trial whose settings differ in learning rate, dropout rate or seed alone.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -85,11 +86,18 @@ def check(config: Config) -> Config:
 
 
 def _refuse_artifacts_without_a_place(tracking: TrackingConfig) -> None:
-    """MLflow would say so when the first artifact comes, and then it could as well be an outage."""
+    """MLflow would say so when the first artifact comes, and then it could as well be an outage.
+
+    Raises:
+        ConfigError: if nothing can be made there.
+        OSError: if the disk is read-only.
+    """
     if tracking.artifacts is None:
         return
     folder = Path(tracking.artifacts)
     there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    if there.is_dir() and os.statvfs(there).f_flag & os.ST_RDONLY:  # no mistake of the configuration's
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(there))
     why = f"{there} is no folder" if not there.is_dir() else f"nothing can be written to {there}"
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise ConfigError(f"tracking.artifacts={folder}: {why}; allowed is a folder, which is made where there is none")
