@@ -180,6 +180,10 @@ def test_texts_stay_texts(text: str) -> None:
         (spelt,) = first.overrides({})
         read = OverridesParser.create().parse_override(spelt).value()
         assert (read, type(read)) == (text, str)
+    for override, expected in ((f"x=str(['{quoted}',b])", [text, "b"]), (f"x=str({{a:['{quoted}']}})", {"a": [text]})):
+        (cell,) = read_space([override], {}, n_trials=1).cells
+        (spelt,) = cell.overrides({})
+        assert OverridesParser.create().parse_override(spelt).value() == expected
 
 
 def test_a_number_in_yaml_that_python_does_not_write_out_is_told() -> None:

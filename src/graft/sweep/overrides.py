@@ -335,14 +335,27 @@ def _is_conditional(given: Any) -> bool:
 
 def _value(element: Any) -> Value:
     """An element of Hydra's override grammar, spelt so that the grammar reads it back unchanged."""
-    text = Override._get_value_element_as_str(element)
-    if isinstance(element, str) and not WORD.fullmatch(element) and not _reads_back(text, element):
-        # Hydra's functions take quotes off: choice('0') is a text, and 0 would be a number.
-        text = QuotedString(element, Quote.single).with_quotes()
+    text = _spelt(element)
     if isinstance(element, bool):
         text = text.lower()  # as YAML and most users spell it; Hydra would write True
     plain = Override._convert_value(element)
     return Value(text, plain if plain is None or isinstance(plain, str | int | float | bool) else text)
+
+
+def _spelt(element: Any) -> str:
+    """As Hydra spells it, with the quotes that its functions took off: 0 would be a number after choice('0').
+
+    They take them off within lists and mappings, too: str([1,2]) is two texts.
+    """
+    if isinstance(element, list):
+        return f"[{','.join(map(_spelt, element))}]"
+    if isinstance(element, dict):
+        spelt = (f"{Override._get_value_element_as_str(key)}:{_spelt(value)}" for key, value in element.items())
+        return f"{{{','.join(spelt)}}}"
+    text: str = Override._get_value_element_as_str(element)
+    if isinstance(element, str) and not WORD.fullmatch(element) and not _reads_back(text, element):
+        return str(QuotedString(element, Quote.single).with_quotes())
+    return text
 
 
 def _reads_back(text: str, element: str) -> bool:
