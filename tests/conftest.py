@@ -29,7 +29,12 @@ def pytest_collection_finish() -> None:
 
 
 # An example may meet a busy machine, and what fails should fail again.
-settings.register_profile("graft", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "graft",
+    deadline=None,
+    derandomize=os.environ.get("GRAFT_LONG") != "1",
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("graft")
 
 

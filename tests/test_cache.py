@@ -321,6 +321,7 @@ def test_whoever_opens_while_it_is_removed_finds_all_or_nothing(home: Path, phot
         for number in itertools.count():
             if number >= 40 and len(removed) > 2:
                 break
+            assert remover.is_alive()
             np.testing.assert_array_equal(open_images(photos).take(np.arange(8)), pixels)
             np.testing.assert_array_equal(open_features().take(np.arange(10))[:, 0], np.arange(10))
     finally:

@@ -241,9 +241,10 @@ def rows_of_runs(browser: Browser, names: set[str]) -> list[WebElement]:
 
 def unfolded(browser: Browser, name: str) -> bool:
     """Whether the run's trials were unfolded by a click, in a page that may draw itself anew at any moment."""
-    (row,) = rows_of_runs(browser, {name})
-    row.find_element("css selector", "button").click()
-    return True
+    for row in rows_of_runs(browser, {name}):
+        row.find_element("css selector", "button").click()
+        return True
+    return False
 
 
 def name_in(cell: WebElement) -> str:

@@ -93,7 +93,7 @@ def test_the_loaded_model_computes_what_the_network_does(size: int, frozen: Any,
     assert features.shape == (4, 1280)
     assert features.min() >= 0
     assert features.max() <= 6
-    np.testing.assert_allclose(features, network(noise(size)).numpy(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(features, network(noise(size)).numpy(), rtol=1e-5, atol=1e-5)
 
 
 def test_has_the_variables_of_the_original(lite0: SavedBackbone) -> None:

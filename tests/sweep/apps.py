@@ -126,6 +126,8 @@ PLAIN_APP = """
         main()
 """
 
+# A file "hold" keeps trials from taking their next step until a test has seen what it waits for, however slow the
+# machine is; with "hurry" the rest takes no time.
 STEPS_APP = """
     import json, os, time
     import hydra
@@ -162,8 +164,6 @@ STEPS_APP = """
         main()
 """
 
-# A file "hold" keeps trials from taking their next step until a test has seen what it waits for, however slow the
-# machine is; with "hurry" the rest takes no time.
 STEPS_CONFIG = "x: 0\ny: 0.0\nsteps: 3\nseconds: 0.02\ndie_at: -1\npassword: one\n"
 
 
@@ -196,7 +196,7 @@ def wait_for(condition: Callable[[], bool], *, seconds: float = 240, every: floa
 
 
 def read_until(running: subprocess.Popen[str], said: str) -> str:
-    """What a sweep prints up to the line with `said`, after which it has to be silent for a while."""
+    """What a sweep prints up to the line with `said`; what it prints at once after that `communicate` may miss."""
     assert running.stdout is not None
     printed = ""
     for line in iter(running.stdout.readline, ""):

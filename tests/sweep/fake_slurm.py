@@ -1,7 +1,7 @@
 """A Slurm of this machine: `sbatch`, `srun`, `squeue`, `scancel` and `scontrol requeue`, as far as Graft uses them.
 
 A job waits until one of a few nodes is free, runs its script in a session of its own with Slurm's environment, is sent
-SIGTERM and after a moment SIGKILL where it is cancelled or requeued, and comes back under its number where it was
+SIGTERM and after a while SIGKILL where it is cancelled or requeued, and comes back under its number where it was
 requeued. A folder, named by FAKE_SLURM, is all that the commands have in common.
 """
 
@@ -187,8 +187,9 @@ def watch(path: Path, script: subprocess.Popen[bytes]) -> None:
     while script.poll() is None:
         time.sleep(0.05)
         job = read(path)
-        if job.get("lost"):
-            continue  # nobody is there to be told
+        if job.get("lost"):  # nobody is there to be told
+            signal_all(script.pid, signal.SIGKILL)
+            continue
         if told is None and (job.get("cancelled") or job.get("requeued") or job.get("preempted")):
             told = time.monotonic()
             signal_all(script.pid, signal.SIGTERM)

@@ -55,12 +55,13 @@ def test_postgresql_restarted_in_the_middle_the_sweep_waits_and_goes_on(
         # What runs goes on, and is over before the database is back.
         (on_postgres.folder / "hurry").touch()
         wait_for(lambda: len(notes(on_postgres, "end")) >= 2)
-        time.sleep(4)
+        printed = read_until(running, "The study's database does not answer (")
         assert len(notes(on_postgres, "start")) == 2
     finally:
         postgres.start()
     out, err = running.communicate(timeout=240)
     assert running.returncode == 0, err
+    out = printed + out
     assert out.count("The study's database does not answer (") == 1, out
     assert out.count("The study's database answers again after ") == 1
     assert_all_complete(postgres, name, 6, 100)

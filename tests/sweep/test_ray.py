@@ -102,6 +102,7 @@ def test_a_trial_outlives_its_actor(on_one_node: App) -> None:
     wait_for(lambda: bool(notes(on_one_node, "step")))
     *_, worker = notes(on_one_node, "step")[0]
     psutil.Process(worker).parent().kill()
+    wait_for(lambda: len(notes(on_one_node, "start")) == 2)
     (on_one_node.folder / "hurry").touch()
     out, err = running.communicate(timeout=240)
     assert running.returncode == 0, err

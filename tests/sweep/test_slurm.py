@@ -9,7 +9,6 @@ import pickle
 import signal
 import stat
 import subprocess
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -56,8 +55,15 @@ def impatient(app: App) -> App:
 
 def unforgotten(paths: Iterable[Path]) -> list[Path]:
     """Without what submitit writes once a job has ended, perhaps after the sweep has: that it has, and nothing else."""
-    ended = pickle.dumps(("success", None))
-    return [path for path in paths if not (path.name.endswith("_result.pkl") and path.read_bytes() == ended)]
+    ended = pickle.dumps(("success", None), pickle.HIGHEST_PROTOCOL)
+
+    def says_that_it_ended(path: Path) -> bool:
+        try:
+            return "_result.pkl" in path.name and ended.startswith(path.read_bytes())
+        except FileNotFoundError:  # it had another name while it was written
+            return True
+
+    return [path for path in paths if not says_that_it_ended(path)]
 
 
 def logs(app: App) -> str:
@@ -209,12 +215,13 @@ def test_a_killed_command_leaves_nothing_that_runs_and_is_gone_on_with(on_slurm:
     first.kill()
     first.communicate()
     workers = {pid for *_, pid in notes(on_slurm, "step")}
-    (on_slurm.folder / "hurry").touch()
 
-    done = on_slurm.run(*command)
-    assert done.status == 0, done.err
-    assert "It goes on: 0 of 4" in done.out
-    assert not any(runs(pid) for pid in workers)
+    second = on_slurm.start(*command)
+    wait_for(lambda: not any(runs(pid) for pid in workers))
+    (on_slurm.folder / "hurry").touch()
+    out, err = second.communicate(timeout=240)
+    assert second.returncode == 0, err
+    assert "It goes on: 0 of 4" in out
     # Among them the one that still waited in Slurm's queue.
     assert {arguments[0] for arguments in slurm.calls("scancel")} >= {"100", "101", "102"}
     assert_nothing_lost_or_doubled(on_slurm, 4)
@@ -231,27 +238,52 @@ def test_a_job_that_hears_nothing_of_the_command_ends_by_itself(on_slurm: App, s
     assert "Nothing heard of the sweep for 5 s" in logs(on_slurm)
 
 
-def test_ctrl_c_ends_running_trials_and_takes_waiting_jobs_out_of_the_queue(on_slurm: App, slurm: FakeSlurm) -> None:
-    slurm.cancel_slowly(0.5)  # the running jobs could end meanwhile, and leave their nodes to the waiting one
-    # As in a terminal, where Ctrl-C reaches all processes of the command.
-    running = subprocess.Popen(
-        on_slurm.command("x=range(4)", "steps=1000", "seconds=0.05", "hydra.launcher.slots=3"),
-        cwd=on_slurm.folder, env=on_slurm.environment, start_new_session=True,
+def in_a_terminal(app: App, *overrides: str) -> subprocess.Popen[str]:
+    """Starts a sweep whose processes all hear the Ctrl-C."""
+    return subprocess.Popen(
+        app.command(*overrides), cwd=app.folder, env=app.environment, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def came_to(slurm: FakeSlurm) -> list[tuple[str, int]]:
+    """The last state of each job, and how often it was started."""
+    wait_for(lambda: not {job["state"] for job in slurm.jobs().values()} & {"PENDING", "RUNNING"})
+    return [(job["state"], job["starts"]) for job in slurm.jobs().values()]
+
+
+@pytest.mark.parametrize("job_per", ["slot", "trial"])
+def test_ctrl_c_ends_running_trials_and_takes_waiting_jobs_out_of_the_queue(
+    on_slurm: App, slurm: FakeSlurm, job_per: str
+) -> None:
+    launched = ("hydra.launcher.slots=3", f"hydra.launcher.job_per={job_per}")
+    running = in_a_terminal(on_slurm, "x=range(4)", "steps=1000", "seconds=0.05", *launched)
     wait_for(lambda: len({pid for *_, pid in notes(on_slurm, "step")}) == 2)
     wait_for(lambda: len(slurm.jobs()) == 3)
+    (on_slurm.folder / "hold").touch()
     os.killpg(running.pid, signal.SIGINT)
+    # Before a running trial leaves its node to the job that waits.
+    wait_for(lambda: slurm.jobs()["102"]["state"] != "PENDING")
+    (on_slurm.folder / "hold").unlink()
     _, err = running.communicate(timeout=240)
     assert running.returncode == 130, err
     assert [trial.state for trial in on_slurm.study().trials] == [TrialState.WAITING] * 4
     assert "Traceback" not in err
-    wait_for(lambda: not {job["state"] for job in slurm.jobs().values()} & {"PENDING", "RUNNING"})
-    assert [(job["state"], job["starts"]) for job in slurm.jobs().values()] == [
-        ("COMPLETED", 1),
-        ("COMPLETED", 1),
-        ("CANCELLED", 0),
-    ]
+    assert came_to(slurm) == [("COMPLETED", 1), ("COMPLETED", 1), ("CANCELLED", 0)]
+
+
+def test_ctrl_c_takes_a_job_out_of_the_queue_that_lost_its_node(on_slurm: App, slurm: FakeSlurm) -> None:
+    slurm.cancel_slowly(0.5)  # the running job could end meanwhile, and leave its node to the waiting one
+    running = in_a_terminal(on_slurm, "x=range(4)", "steps=1000", "seconds=0.1")
+    wait_for(lambda: len({pid for *_, pid in notes(on_slurm, "step")}) == 2)
+    with FakeSlurmNodes(slurm, 1):
+        (warned,) = (number for number, job in slurm.jobs().items() if job["node"] == "node1")
+        slurm.warn(warned)
+        wait_for(lambda: slurm.jobs()[warned]["state"] == "PENDING")
+        os.killpg(running.pid, signal.SIGINT)
+        _, err = running.communicate(timeout=240)
+        assert running.returncode == 130, err
+        assert sorted(came_to(slurm)) == [("CANCELLED", 1), ("COMPLETED", 1)]
 
 
 def test_a_waiting_job_says_so(on_slurm: App, slurm: FakeSlurm) -> None:
@@ -321,11 +353,14 @@ def test_nothing_is_started_while_nobody_knows_what_a_killed_command_left(on_slu
     first.kill()
     first.communicate()
     slurm.deaf(True)
+    asked = len(slurm.calls("squeue"))
     second = on_slurm.start(*command)
-    time.sleep(3)
+    wait_for(lambda: len(slurm.calls("squeue")) > asked + 2)
     # Jobs of the first may run on other machines, where only Slurm reaches them.
     assert len(slurm.jobs()) == 2
+    workers = {pid for *_, pid in notes(on_slurm, "step")}
     slurm.deaf(False)
+    wait_for(lambda: not any(runs(pid) for pid in workers))
     (on_slurm.folder / "hurry").touch()
     _, err = second.communicate(timeout=240)
     assert second.returncode == 0, err

@@ -27,10 +27,10 @@ from graft.features.store import Features, Matrix
 
 log = logging.getLogger(__name__)
 
-# From so many images on, a backbone is converted for the CPU: that is about what makes up for the conversion, whatever
-# their size. EfficientNet-Lite0 takes 1.5 to 5 s for it, the more the larger the images are; and where these are small,
-# TensorFlow's time goes into starting its operations for every single one: 136 images of 32 pixels a second were seen
-# beside 2,500 by XNNPACK, 170 of 64 beside 1,100, and of 224 pixels 25 to 180 beside 1.1 to 9 times as many.
+# From so many images on, a backbone is converted for the CPU, which takes seconds. Small images make up for it soon:
+# what TensorFlow takes goes into starting its operations for every single one. At 224 pixels it is a compromise between
+# CPUs: XNNPACK was seen to do 0.8 to 9 times as many images a second. Larger ones would make up for it earlier, but so
+# few of them are extracted in some seconds either way.
 WORTH_CONVERTING = 500
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from graft.errors import ConfigError
 from graft.sweep.liveness import DEAD_AFTER_SECONDS, mark_of_controller
 from graft.sweep.mailbox import make_mailbox
 from graft.sweep.slurm_job import BEATS, SlotJob
-from graft.sweep.slurm_place import NoPlace, Place
+from graft.sweep.slurm_place import ANSWER_SECONDS, NoPlace, Place
 from graft.sweep.slurm_queue import LocalQueue, SlurmQueue, make_queue
 from graft.sweep.slurm_worker import SlurmWorker
 from graft.sweep.workers import PoolOptions, not_allowed
@@ -204,9 +205,17 @@ class SlurmWorkers:
 
     def close(self) -> None:
         places = list(self._places.values())
-        # Those that wait first, or one of them would begin on a node that another leaves.
-        end_all([place for place in places if place.tenancy is None])
-        end_all([place for place in places if place.tenancy is not None])
+        waiting = [place for place in places if place.tenancy is None or place.leaving]
+        ending = begin_to_end(waiting)
+        try:
+            # Those that wait first, or one of them would begin on a node that another leaves.
+            deadline = time.monotonic() + ANSWER_SECONDS
+            for thread in ending:
+                thread.join(max(0.0, deadline - time.monotonic()))
+        finally:
+            ending += begin_to_end([place for place in places if place not in waiting])
+            for thread in ending:
+                thread.join()
         self._places.clear()
         self._ended.set()
         if self._queue is not None:
@@ -240,10 +249,9 @@ class SlurmWorkers:
                 place.beat()
 
 
-def end_all(places: Sequence[Place]) -> None:
-    """Ends jobs at once; returns when all of them have ended, or do not answer."""
+def begin_to_end(places: Sequence[Place]) -> list[threading.Thread]:
+    """Ends jobs, each in a thread of its own that is over when its job has ended or does not answer."""
     ending = [threading.Thread(target=place.end) for place in places]
     for thread in ending:
         thread.start()
-    for thread in ending:
-        thread.join()
+    return ending

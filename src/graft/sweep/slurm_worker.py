@@ -58,12 +58,14 @@ class SlurmWorker:
         self._slot = slot
         self._keeps_place = keeps_place
         self._place: Place
+        self._asked = False  # for a place
         self._number = -1
         self._failures = 0
         # Guards what the controller's thread asks for while the slot's waits for the place.
         self._lock = threading.Lock()
         self._started = False
         self._withdrawn = False
+        self._stopped = False
         self._killed_at: float | None = None
         self._death: str | None = None
         self._taken = False
@@ -92,15 +94,19 @@ class SlurmWorker:
                 self._post("start")
             wait_for_greeting(self.messages, show)
         except EOFError:
-            if self._withdrawn:
-                raise Withdrawn from None
-            raise
+            if not self._withdrawn:
+                raise
+            if self._stopped and self._asked:
+                # The sweep ends, and a trial that has stopped may leave its node to this job.
+                self._place.give_up()
+            raise Withdrawn from None
 
     def _wait_for_place(self, say: Callable[[str], None], better: Callable[[], bool]) -> None:
         """Until the slot has a place. What keeps it from one may pass: others have theirs, and go on."""
         while True:
             try:
                 self._place = self._places.of(self._slot)
+                self._asked = True
                 self._place.wait_until_there(say, better, lambda: self._withdrawn)
                 self._places.count_place()
                 return
@@ -183,7 +189,7 @@ class SlurmWorker:
     def stop(self) -> None:
         with self._lock:
             # A job may wait for hours, and a trial that has not begun has nothing to lose.
-            self._withdrawn = not self._started
+            self._withdrawn = self._stopped = not self._started
             self._post("stop")
 
     def kill(self) -> None:

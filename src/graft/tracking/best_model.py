@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from graft.again import log_model_command
 from graft.config import TrackingConfig
-from graft.interruption import Interruption, undisturbed
 from graft.tracking import logged_model
 from graft.tracking.mlflow_store import Store
 
@@ -47,6 +49,22 @@ def log_best_model(store: Store, tracking: TrackingConfig, run_id: str) -> None:
         log.warning("The model of the best trial could not be logged (%s). To log it: %s", failure, again)
 
 
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """A Ctrl-C in the block raises `KeyboardInterrupt` at its end."""
+    if threading.current_thread() is not threading.main_thread():  # no signal reaches it
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
+
+
 def _in_a_process(words: list[str]) -> str:
     """Runs the `graft` command; gives the reason of a failure, or nothing."""
     command = [sys.executable, "-m", "graft.cli", *words]
@@ -54,7 +72,7 @@ def _in_a_process(words: list[str]) -> str:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
     process: subprocess.Popen[str] | None = None
     try:
-        with Interruption(), undisturbed():  # a Ctrl-C while it starts would leave it behind, unknown
+        with _ctrl_c_held_back():  # while it starts, it would be left behind, unknown
             process = subprocess.Popen(
                 command,
                 env=environment,

@@ -177,8 +177,14 @@ def waiting_records(folders: Sequence[Path] = ()) -> list[Path]:
         raise ConfigError([f"{folder}: there is no such folder" for folder in gone])
     roots = folders or [records() / "runs", records() / "sweeps"]
     # Not rglob: a run that trains meanwhile removes folders.
-    found = {Path(folder) / NAME for root in roots for folder, _, names in os.walk(root) if NAME in names}
+    walks = (os.walk(root, onerror=_refuse_unreadable) for root in roots)
+    found = {Path(folder) / NAME for walk in walks for folder, _, names in walk if NAME in names}
     return sorted(record.parent for record in found if is_waiting(record))
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | PermissionError):
+        raise error
 
 
 def latest_sweep() -> tuple[str, str] | None:
@@ -191,8 +197,11 @@ def latest_sweep() -> tuple[str, str] | None:
 
 
 def is_waiting(record: Path) -> bool:
-    """Whether the file `record` has something that was not sent."""
-    return record.stat().st_size > _mark(record.parent).end
+    """Whether the file `record` has something that was not sent; one that is not there has nothing."""
+    try:
+        return record.stat().st_size > _mark(record.parent).end
+    except FileNotFoundError:
+        return False
 
 
 def waits_since(folder: Path) -> int | None:
