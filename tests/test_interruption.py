@@ -379,8 +379,9 @@ def test_an_interrupted_sweep_goes_on_and_records_what_came_out_in_the_end(lab: 
     arguments = ["seed=0,1", *lab.always, "trainable=false", "augment=none", "features=live", f"epochs={epochs}"]
     process = sweep(lab.home, *arguments)
     # Of which only the latest two are there.
-    later = "sweeps/*/*/1/checkpoints/latest/ckpt-[!0-2]*.index"
-    wait_for(lambda: any((lab.home / "mlruns").glob(later)), process)
+    latest = "sweeps/*/*/1/checkpoints/latest"
+    later = (f"{latest}/ckpt-[3-9].index", f"{latest}/ckpt-[1-9][0-9].index")
+    wait_for(lambda: any(path for pattern in later for path in (lab.home / "mlruns").glob(pattern)), process)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate()
     assert process.returncode == 130, errors

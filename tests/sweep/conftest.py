@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.sweep.apps import PLAIN_APP, App, steps_app
 from tests.sweep.fake_slurm import FakeSlurm
-from tests.sweep.postgres_server import PostgresServer
+from tests.sweep.postgres_server import PostgresServer, folder_open_to_postgres
 from tests.sweep.ray_nodes import RayNodes, ray_nodes
 
 from graft.cluster.postgresql import program_folders
@@ -47,14 +47,12 @@ def one_ray_node() -> Iterator[tuple[RayNodes, str]]:
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server; a test that stops it starts it again."""
     pytest.importorskip("psycopg")
-    programs = next(program_folders(), None)
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed")
-    server = PostgresServer(tmp_path_factory.mktemp("pg"), programs)
-    try:
-        yield server
-    finally:
-        server.stop()
+    with folder_open_to_postgres("graft-postgres-") as folder:
+        server = PostgresServer(folder, next(program_folders()))
+        try:
+            yield server
+        finally:
+            server.stop()

@@ -56,12 +56,15 @@ def test_postgresql_restarted_in_the_middle_the_sweep_waits_and_goes_on(
         (on_postgres.folder / "hurry").touch()
         wait_for(lambda: len(notes(on_postgres, "end")) >= 2)
         printed = read_until(running, "The study's database does not answer (")
+        time.sleep(1)
         assert len(notes(on_postgres, "start")) == 2
     finally:
         postgres.start()
-    out, err = running.communicate(timeout=240)
+    assert running.stdout is not None
+    assert running.stderr is not None
+    with running:
+        out, err = printed + running.stdout.read(), running.stderr.read()
     assert running.returncode == 0, err
-    out = printed + out
     assert out.count("The study's database does not answer (") == 1, out
     assert out.count("The study's database answers again after ") == 1
     assert_all_complete(postgres, name, 6, 100)

@@ -60,9 +60,12 @@ def test_a_killed_controller_is_resumed_by_the_same_command(steps: App, named: b
         ended = {number for number, *_ in notes(steps, "end")}
         return {number: made[number] for number, *_ in notes(steps, "start") if number not in ended}
 
+    (steps.folder / "hold").touch()  # until both slots work, so that they go on side by side
     first = steps.start(*command)
+    wait_for(lambda: len(notes(steps, "start")) == 2)
+    (steps.folder / "hold").unlink()
     wait_for(lambda: len(notes(steps, "end")) >= 2)
-    wait_for(lambda: len(half_done()) == 2 and all(1 <= made <= 10 for made in half_done().values()))
+    wait_for(lambda: len(half_done()) == 2 and all(1 <= made <= 30 for made in half_done().values()))
     (steps.folder / "hold").touch()
     workers = psutil.Process(first.pid).children(recursive=True)
     first.send_signal(signal.SIGKILL)

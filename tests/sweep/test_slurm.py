@@ -9,6 +9,7 @@ import pickle
 import signal
 import stat
 import subprocess
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tests.sweep.apps import App, assert_nothing_lost_or_doubled, notes, runs, w
 from tests.sweep.fake_slurm import FakeSlurm
 
 from graft.errors import ConfigError
-from graft.sweep import slurm_queue
+from graft.sweep import slurm_cluster, slurm_queue
 from graft.sweep.mailbox import FROM_WORKER, TO_WORKER, Inbox, NotOurs, make_mailbox, make_private, post
 from graft.sweep.slurm_cluster import SlurmOptions, SlurmWorkers
 from graft.sweep.slurm_place import NoPlace, Place
@@ -257,10 +258,9 @@ def test_ctrl_c_ends_running_trials_and_takes_waiting_jobs_out_of_the_queue(
     on_slurm: App, slurm: FakeSlurm, job_per: str
 ) -> None:
     launched = ("hydra.launcher.slots=3", f"hydra.launcher.job_per={job_per}")
-    running = in_a_terminal(on_slurm, "x=range(4)", "steps=1000", "seconds=0.05", *launched)
-    wait_for(lambda: len({pid for *_, pid in notes(on_slurm, "step")}) == 2)
-    wait_for(lambda: len(slurm.jobs()) == 3)
     (on_slurm.folder / "hold").touch()
+    running = in_a_terminal(on_slurm, "x=range(4)", "steps=1000", "seconds=0.05", *launched)
+    wait_for(lambda: len(notes(on_slurm, "start")) == 2 and len(slurm.jobs()) == 3)
     os.killpg(running.pid, signal.SIGINT)
     # Before a running trial leaves its node to the job that waits.
     wait_for(lambda: slurm.jobs()["102"]["state"] != "PENDING")
@@ -284,6 +284,43 @@ def test_ctrl_c_takes_a_job_out_of_the_queue_that_lost_its_node(on_slurm: App, s
         _, err = running.communicate(timeout=240)
         assert running.returncode == 130, err
         assert sorted(came_to(slurm)) == [("CANCELLED", 1), ("COMPLETED", 1)]
+
+
+class Ending:
+    """A place whose end takes as long as it is told to."""
+
+    def __init__(self, ended: list[str], name: str, until: threading.Event, *, waits: bool) -> None:
+        self._ended, self._name, self._until = ended, name, until
+        self.waits = waits
+
+    def end(self) -> None:
+        assert self._until.wait(240)
+        self._ended.append(self._name)
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["Slurm answers", "Slurm is silent"])
+def test_waiting_jobs_end_first_but_hold_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: bool
+) -> None:
+    monkeypatch.setattr(slurm_cluster, "ANSWER_SECONDS", 0.1 if silent else 240.0)
+    workers = SlurmWorkers(SlurmOptions(slots=3, folder=str(tmp_path)))
+    ended: list[str] = []
+    answered, at_once = threading.Event(), threading.Event()
+    at_once.set()
+    places = {
+        0: Ending(ended, "runs", at_once, waits=False),
+        1: Ending(ended, "waits", answered, waits=True),
+        2: Ending(ended, "waits, too", answered, waits=True),
+    }
+    monkeypatch.setattr(workers, "_places", places)
+    closing = threading.Thread(target=workers.close)
+    closing.start()
+    if silent:
+        wait_for(lambda: ended == ["runs"])
+    answered.set()
+    closing.join()
+    assert sorted(ended) == ["runs", "waits", "waits, too"]
+    assert ended.index("runs") == (0 if silent else 2)
 
 
 def test_a_waiting_job_says_so(on_slurm: App, slurm: FakeSlurm) -> None:

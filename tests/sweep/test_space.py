@@ -180,7 +180,19 @@ def test_texts_stay_texts(text: str) -> None:
         (spelt,) = first.overrides({})
         read = OverridesParser.create().parse_override(spelt).value()
         assert (read, type(read)) == (text, str)
-    for override, expected in ((f"x=str(['{quoted}',b])", [text, "b"]), (f"x=str({{a:['{quoted}']}})", {"a": [text]})):
+    nested_in_another(text, quoted)
+
+
+def test_an_empty_text_stays_one_within_another() -> None:
+    nested_in_another("", "")
+
+
+def nested_in_another(text: str, quoted: str) -> None:
+    for override, expected in (
+        (f"x=str(['{quoted}',b])", [text, "b"]),
+        (f"x=str({{a:['{quoted}']}})", {"a": [text]}),
+        (f"x=str({{a:'{quoted}'}})", {"a": text}),
+    ):
         (cell,) = read_space([override], {}, n_trials=1).cells
         (spelt,) = cell.overrides({})
         assert OverridesParser.create().parse_override(spelt).value() == expected

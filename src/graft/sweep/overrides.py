@@ -342,18 +342,21 @@ def _value(element: Any) -> Value:
     return Value(text, plain if plain is None or isinstance(plain, str | int | float | bool) else text)
 
 
-def _spelt(element: Any) -> str:
+def _spelt(element: Any, *, within: bool = False) -> str:
     """As Hydra spells it, with the quotes that its functions took off: 0 would be a number after choice('0').
 
     They take them off within lists and mappings, too: str([1,2]) is two texts.
     """
     if isinstance(element, list):
-        return f"[{','.join(map(_spelt, element))}]"
+        return f"[{','.join(_spelt(each, within=True) for each in element)}]"
     if isinstance(element, dict):
-        spelt = (f"{Override._get_value_element_as_str(key)}:{_spelt(value)}" for key, value in element.items())
+        spelt = (
+            f"{Override._get_value_element_as_str(key)}:{_spelt(value, within=True)}" for key, value in element.items()
+        )
         return f"{{{','.join(spelt)}}}"
     text: str = Override._get_value_element_as_str(element)
-    if isinstance(element, str) and not WORD.fullmatch(element) and not _reads_back(text, element):
+    empty = within and element == ""  # which is read back from nothing after key= alone
+    if isinstance(element, str) and not WORD.fullmatch(element) and (empty or not _reads_back(text, element)):
         return str(QuotedString(element, Quote.single).with_quotes())
     return text
 

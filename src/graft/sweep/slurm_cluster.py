@@ -205,7 +205,7 @@ class SlurmWorkers:
 
     def close(self) -> None:
         places = list(self._places.values())
-        waiting = [place for place in places if place.tenancy is None or place.leaving]
+        waiting = [place for place in places if place.waits]
         ending = begin_to_end(waiting)
         try:
             # Those that wait first, or one of them would begin on a node that another leaves.

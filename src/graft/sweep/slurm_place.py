@@ -102,6 +102,11 @@ class Place:
         return arrived
 
     @property
+    def waits(self) -> bool:
+        """Whether the job is in Slurm's queue for a node, for the first time or again."""
+        return self.tenancy is None or self.leaving
+
+    @property
     def silent(self) -> bool:
         """Whether nothing was heard of it for longer than it may be silent, or it could not be told what to run."""
         return self._unheard or time.monotonic() - self._heard > self._lost_after
@@ -176,6 +181,7 @@ class Place:
         """Ends the job without waiting for what becomes of it."""
         self.lives = False
         self.over = True
+        self.leaving = False
         self._queue.cancel(self.job)
 
     def end(self) -> None:

@@ -96,7 +96,7 @@ class SlurmWorker:
         except EOFError:
             if not self._withdrawn:
                 raise
-            if self._stopped and self._asked:
+            if self._stopped and self._asked and self._place.waits:
                 # The sweep ends, and a trial that has stopped may leave its node to this job.
                 self._place.give_up()
             raise Withdrawn from None
@@ -104,6 +104,8 @@ class SlurmWorker:
     def _wait_for_place(self, say: Callable[[str], None], better: Callable[[], bool]) -> None:
         """Until the slot has a place. What keeps it from one may pass: others have theirs, and go on."""
         while True:
+            if self._withdrawn:
+                raise EOFError
             try:
                 self._place = self._places.of(self._slot)
                 self._asked = True
@@ -189,7 +191,8 @@ class SlurmWorker:
     def stop(self) -> None:
         with self._lock:
             # A job may wait for hours, and a trial that has not begun has nothing to lose.
-            self._withdrawn = self._stopped = not self._started
+            self._withdrawn = not self._started
+            self._stopped = True
             self._post("stop")
 
     def kill(self) -> None:
@@ -202,8 +205,8 @@ class SlurmWorker:
         if not self._started:
             return  # its place is the slot's
         if not self._keeps_place:
-            # A job that is requeued is for the slot's next trial.
-            if self._place.over or not self._place.leaving:
+            # A job that is requeued is for the slot's next trial, if there is to be one.
+            if self._place.over or not self._place.leaving or self._stopped:
                 self._place.end()
             return
         if not self.alive:

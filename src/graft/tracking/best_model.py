@@ -51,7 +51,7 @@ def log_best_model(store: Store, tracking: TrackingConfig, run_id: str) -> None:
 
 @contextmanager
 def _ctrl_c_held_back() -> Iterator[None]:
-    """A Ctrl-C in the block raises `KeyboardInterrupt` at its end."""
+    """A Ctrl-C in the block is heard at its end."""
     if threading.current_thread() is not threading.main_thread():  # no signal reaches it
         yield
         return
@@ -60,9 +60,9 @@ def _ctrl_c_held_back() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
     if came:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
 
 def _in_a_process(words: list[str]) -> str:

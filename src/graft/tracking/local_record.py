@@ -32,6 +32,9 @@ SENT = "record.sent"
 LOCK = "record.lock"
 LOCK_SECONDS = 5.0
 
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+"""What the system says of a file or folder that is not there any more; the last one, where a file server has it."""
+
 FIELDS: Mapping[str, set[str]] = {
     "begin": {"name", "tags", "parent_run_id", "tracking"},
     "params": {"params"},
@@ -177,13 +180,16 @@ def waiting_records(folders: Sequence[Path] = ()) -> list[Path]:
         raise ConfigError([f"{folder}: there is no such folder" for folder in gone])
     roots = folders or [records() / "runs", records() / "sweeps"]
     # Not rglob: a run that trains meanwhile removes folders.
-    walks = (os.walk(root, onerror=_refuse_unreadable) for root in roots)
+    walks = (os.walk(root, onerror=_pass_over) for root in roots)
     found = {Path(folder) / NAME for walk in walks for folder, _, names in walk if NAME in names}
     return sorted(record.parent for record in found if is_waiting(record))
 
 
-def _refuse_unreadable(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError | PermissionError):
+def _pass_over(error: OSError) -> None:
+    """Passes over what is gone, and with a warning what is closed to this user."""
+    if isinstance(error, PermissionError):
+        log.warning("%s is not looked through: %s", error.filename, error.strerror)
+    elif error.errno not in GONE:
         raise error
 
 
@@ -200,7 +206,9 @@ def is_waiting(record: Path) -> bool:
     """Whether the file `record` has something that was not sent; one that is not there has nothing."""
     try:
         return record.stat().st_size > _mark(record.parent).end
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
         return False
 
 
