@@ -73,6 +73,7 @@ def check(config: Config) -> Config:
             is left open, if mixed precision is insisted on without a GPU, if `GRAFT_CACHE` is no place, or if
             `tracking.artifacts` is none.
         FatalError: if the backbone has to be downloaded and cannot be.
+        OSError: if the disk of `tracking.artifacts` is read-only; `graft.disk` has the words for it.
     """
     cache()
     _refuse_artifacts_without_a_place(config.tracking)

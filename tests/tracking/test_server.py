@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -410,6 +411,33 @@ def test_what_waits_is_found_beside_runs_that_remove_folders(in_sqlite: Tracking
     finally:
         over.set()
         training.join()
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EACCES, errno.EIO])
+def test_a_folder_that_cannot_be_looked_through_is_gone_or_told(
+    in_sqlite: TrackingConfig,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    number: int,
+) -> None:
+    LocalRecord(folder).say("tags", {"tags": {}})
+    closed = folder.parent / "closed"
+    closed.mkdir()
+    usual = os.scandir
+
+    def scandir(path: str) -> Iterator[os.DirEntry[str]]:
+        if path == str(closed):
+            raise OSError(number, os.strerror(number), path)
+        return usual(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    if number == errno.EIO:
+        with pytest.raises(OSError, match="Input/output error"):
+            waiting_records()
+        return
+    assert waiting_records() == [folder]
+    assert (f"{closed} is not looked through: Permission denied" in caplog.text) == (number == errno.EACCES)
 
 
 def test_what_was_sent_elsewhere_is_still_sent_home(
